@@ -1,0 +1,166 @@
+"""Update rules that torch.optim lacks, each a few lines. Parameters are `[runs, ...]`; runs never mix."""
+
+import math
+
+import torch
+from torch import Tensor
+
+NORMS = ("l1", "l2", "linf", "spectral")
+
+
+class SteepestDescent(torch.optim.Optimizer):
+    """w <- w - lr D,  D = argmax over ||D|| <= 1 of <grad, D>   (normalised steepest descent; Boyd & Vandenberghe 9.4).
+
+    norm "l2": grad / ||grad||_2, normalised GD;  "linf": sign(grad), SignGD;  "l1": the one coordinate of largest
+    |grad|, greedy coordinate descent, that is boosting;  "spectral": U V^T of grad = U S V^T, matrix by matrix.
+    The vector norms are over all parameters of the group together. The step does not depend on the gradient's
+    scale, so a descent on log L and one on L take the same steps.
+    """
+
+    def __init__(self, params, lr: float, norm: str):
+        if norm not in NORMS:
+            raise ValueError(f"norm must be one of {', '.join(NORMS)}, got {norm!r}")
+        super().__init__(params, {"lr": _positive(lr=lr), "norm": norm})
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:
+            params = [p for p in group["params"] if p.grad is not None]
+            directions = unit_steps([p.grad for p in params], group["norm"])
+            for p, direction in zip(params, directions, strict=True):
+                p.sub_(direction, alpha=group["lr"])
+
+
+def unit_steps(grads: list[Tensor], norm: str) -> list[Tensor]:
+    """The direction D of `SteepestDescent` for gradients [runs, ...]; zero where a run's gradient is zero."""
+    if norm == "linf":
+        return [g.sign() for g in grads]
+    if norm == "spectral":
+        return [polar(g) for g in grads]
+    flat = torch.cat([g.flatten(1) for g in grads], dim=1)  # [runs, all]
+    if norm == "l2":
+        flat = flat / torch.linalg.vector_norm(flat, dim=1, keepdim=True).clamp_min(torch.finfo(flat.dtype).tiny)
+    elif norm == "l1":
+        largest = flat.abs().argmax(dim=1, keepdim=True)
+        flat = torch.zeros_like(flat).scatter_(1, largest, flat.gather(1, largest).sign())
+    else:
+        raise ValueError(f"norm must be one of {', '.join(NORMS)}, got {norm!r}")
+    parts = flat.split([g[0].numel() for g in grads], dim=1)
+    return [part.reshape(g.shape) for part, g in zip(parts, grads, strict=True)]
+
+
+def polar(G: Tensor) -> Tensor:
+    """U V^T of G = U S V^T for matrices [runs, a, b], with zero singular values left at zero; exact, by SVD."""
+    if G.dim() != 3:
+        raise ValueError(f'norm "spectral" needs matrices [runs, a, b], got a parameter of shape {tuple(G.shape)}')
+    U, S, Vh = torch.linalg.svd(G, full_matrices=False)
+    kept = S > S[:, :1] * max(G.shape[1:]) * torch.finfo(G.dtype).eps
+    return (U * kept.unsqueeze(1)) @ Vh
+
+
+class Lion(torch.optim.Optimizer):
+    """w <- w - lr sign(b1 m + (1 - b1) g),  m <- b2 m + (1 - b2) g   (Chen et al. 2023, Algorithm 2; no weight decay).
+
+    With log_domain=True the gradient handed over is that of log L, and the step is *exactly* Lion's on L itself:
+    the average is held as m / L and rescaled as L moves (see `Adam`), so that nothing underflows.
+    """
+
+    def __init__(self, params, lr: float, betas: tuple[float, float] = (0.9, 0.99), log_domain: bool = False):
+        super().__init__(params, {"lr": _positive(lr=lr), "betas": _betas(betas), "log_domain": log_domain})
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        log_loss = None if closure is None else closure()
+        for group in self.param_groups:
+            b1, b2 = group["betas"]
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                m = self.state[p].setdefault("exp_avg", torch.zeros_like(p))
+                if group["log_domain"]:
+                    m.mul_(_like(_growth(self.state[p], log_loss).exp(), p))
+                p.sub_(torch.lerp(p.grad, m, b1).sign_(), alpha=group["lr"])
+                m.lerp_(p.grad, 1 - b2)
+        return log_loss
+
+
+class Adam(torch.optim.Optimizer):
+    """Adam on L, driven by the gradient of log L, exact at any loss   (Kingma & Ba 2015, Algorithm 1).
+
+    m <- b1 m + (1 - b1) g,   v <- b2 v + (1 - b2) g^2,   w <- w - lr m^ / (sqrt v^ + eps),   g = grad L.
+
+    Plain Adam ends in 0/0 when g^2 underflows (log L < -354 in float64). With c = -log L, what is stored is
+    m e^c and v e^2c, what arrives is grad log L = g e^c, and eps stands as eps e^c: numerator and denominator carry
+    the same factor, so the step is the same. As log L falls by D the stored moments are multiplied by e^D and e^2D.
+
+    `leap` > 0 shortens the wait once eps rules. Late, when the gradient is far below eps, plain Adam is gradient
+    descent of step lr / eps and needs exponentially many steps; Dt of them, with the gradient held constant, are
+
+        m <- b1^Dt m + (1 - b1^Dt) g,   v <- b2^Dt v + (1 - b2^Dt) g^2,   w <- w - Dt lr m^ / (sqrt v^ + eps),
+
+    with Dt = max(1, leap eps / (lr L)): single exact steps while eps < lr L / leap, and a step of `leap` on log L at the
+    end. With leap = 0 (the default) every step is plain Adam's. `log_t [runs]` is the log of the plain steps made.
+
+    Use with `train` and a `log_` loss, which pass log L through `step(closure)`; one parameter group.
+    """
+
+    def __init__(self, params, lr: float, betas=(0.9, 0.999), eps: float = 1e-8, leap: float = 0.0):
+        if eps < 0 or leap < 0:
+            raise ValueError(f"eps and leap must be at least 0, got eps={eps}, leap={leap}")
+        super().__init__(params, {"lr": _positive(lr=lr), "betas": _betas(betas), "eps": eps, "leap": leap})
+        self.log_t = torch.tensor(-math.inf, dtype=torch.float64)
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        if closure is None:
+            raise ValueError("Adam of ibutils needs log L: call step(lambda: log_loss), or drive it with ibutils.train")
+        log_loss = closure()  # [runs]
+        (group,) = self.param_groups
+        lr, (b1, b2), eps, leap = group["lr"], group["betas"], group["eps"], group["leap"]
+        log_eps = (math.log(eps) if eps else -math.inf) - log_loss  # log(eps e^c), [runs]
+        log_dt = (log_eps + math.log(leap / lr)).clamp_min(0) if leap else torch.zeros_like(log_loss)
+        self.log_t = torch.logaddexp(self.log_t, log_dt)
+        shift = log_eps.clamp_min(0)  # numerator and denominator are divided by max(1, eps e^c), beyond floats late
+        for p in group["params"]:
+            if p.grad is None:
+                continue
+            state = self.state[p]
+            m = state.setdefault("exp_avg", torch.zeros_like(p))
+            v = state.setdefault("exp_avg_sq", torch.zeros_like(p))
+            growth = _like(_growth(state, log_loss).exp(), p)
+            dt = _like(log_dt.exp(), p) if leap else 1.0  # inf beyond floats, where b^dt = 0 is right
+            k1, k2 = b1**dt, b2**dt
+            state["forget1"] = left1 = state.get("forget1", 1.0) * k1  # b1^t, b2^t of the bias correction
+            state["forget2"] = left2 = state.get("forget2", 1.0) * k2
+            m.mul_(k1 * growth).add_((1 - k1) * p.grad)
+            v.mul_(k2 * growth.square()).add_((1 - k2) * p.grad.square())
+            denominator = (v / (1 - left2)).sqrt_()
+            numerator = m * (lr / (1 - left1))
+            if eps:
+                denominator.mul_(_like((-shift).exp(), p)).add_(_like((log_eps - shift).exp(), p))
+                numerator.mul_(_like((log_dt - shift).exp(), p))
+            p.sub_(numerator / denominator.clamp_min_(torch.finfo(p.dtype).tiny))  # never a gradient: 0 / tiny, no move
+        return log_loss
+
+
+def _growth(state: dict, log_loss: Tensor) -> Tensor:
+    """c_t - c_{t-1} = log L_{t-1} - log L_t [runs], and 0 at the first step."""
+    growth = state.get("log_loss", log_loss) - log_loss
+    state["log_loss"] = log_loss
+    return growth
+
+
+def _like(per_run: Tensor, p: Tensor) -> Tensor:
+    return per_run.reshape(-1, *[1] * (p.dim() - 1))
+
+
+def _positive(lr: float) -> float:
+    if not lr > 0:
+        raise ValueError(f"lr must be positive, got {lr}")
+    return lr
+
+
+def _betas(betas: tuple[float, float]) -> tuple[float, float]:
+    if not all(0 <= b < 1 for b in betas):
+        raise ValueError(f"betas must lie in [0, 1), got {betas}")
+    return tuple(betas)

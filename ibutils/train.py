@@ -1,0 +1,97 @@
+"""The one training loop, a generator; the history of what a chapter measures in it; the clock of plain descent."""
+
+import math
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+
+def train(
+    opt: torch.optim.Optimizer,
+    forward: Callable[[], Tensor],
+    loss: Callable[[Tensor], Tensor],
+    steps: int,
+    schedule: Callable[[int], float] | None = None,
+    clock: "Clock | None" = None,
+    pauses: int = 60,
+) -> Iterator[tuple[int, Tensor]]:
+    """Run `steps` updates of every run at once; pause at about `pauses` log-spaced steps and hand over (t, q).
+
+    forward() gives the margins q [runs, n] and loss(q) one value a run. The values are *summed* over runs, because
+    d(sum_r L_r)/d theta_r = dL_r/d theta_r: every element-wise optimizer then steps each run as if it were alone,
+    whereas a mean would multiply Adam's eps by `runs`. The optimizer receives the values through the standard
+    `opt.step(closure)`, which is how those of ours that work in the log domain learn log L.
+
+    q at a pause belongs to the parameters after t updates and carries its graph. `schedule(t)`, t = 1, 2, ..., scales
+    the learning rate that the optimizer came with; the rate is put back at the end.
+    Raises FloatingPointError naming the step and the runs when a loss is not finite, before the update is made.
+    """
+    if steps < 1 or pauses < 1:
+        raise ValueError(f"steps and pauses must be at least 1, got steps={steps}, pauses={pauses}")
+    stops = {round(math.exp(k / max(pauses - 1, 1) * math.log(steps))) for k in range(pauses)} | {steps}
+    rates = [group["lr"] for group in opt.param_groups]
+    try:
+        for t in tqdm(range(1, steps + 1), desc=type(opt).__name__, leave=False):
+            if schedule is not None:
+                for group, rate in zip(opt.param_groups, rates, strict=True):
+                    group["lr"] = rate * schedule(t)
+            opt.zero_grad()
+            values = loss(forward())  # [runs]
+            total = values.sum()
+            if not math.isfinite(total.item()):
+                bad = (~torch.isfinite(values)).nonzero().flatten().tolist()
+                raise FloatingPointError(f"step {t}: loss not finite in runs {bad}; a smaller lr may help")
+            total.backward()
+            values = values.detach()
+            if clock is not None:
+                clock.advance(values, opt.param_groups[0]["lr"])
+            opt.step(lambda values=values: values)
+            if t in stops:
+                yield t, forward()
+    finally:
+        for group, rate in zip(opt.param_groups, rates, strict=True):
+            group["lr"] = rate
+
+
+class Clock:
+    """The time of plain gradient flow that a descent on log L has covered:  T = sum_k lr_k / L_k, kept as log T.
+
+    A step lr on log L moves w by lr grad L / L, as gradient flow on L does in the time lr / L. T passes the largest
+    float early (L = e^-10000 is an ordinary loss here), so only its logarithm `log_t [runs]` is held. Plain gradient
+    descent of learning rate eta has T = eta t after t steps.
+    """
+
+    def __init__(self):
+        self.log_t = torch.tensor(-math.inf, dtype=torch.float64)
+
+    def advance(self, log_loss: Tensor, lr: float) -> None:
+        """Add one step of size lr taken on log L at the value `log_loss` [runs]."""
+        self.log_t = torch.logaddexp(self.log_t, math.log(lr) - log_loss)
+
+
+class History:
+    """Named measurements over time: `append(t, name=tensor)`, then `history["name"]` is [pauses, ...].
+
+    Tensors are detached and copied, so a parameter may be recorded while it goes on changing.
+    """
+
+    def __init__(self):
+        self._rows: dict[str, list[Tensor]] = {}
+
+    def append(self, t: int, **measured: Tensor) -> None:
+        """Record one pause. The names must be those of the first call."""
+        row = {"t": torch.tensor(t), **measured}
+        if self._rows and row.keys() != self._rows.keys():
+            raise ValueError(f"append got {sorted(measured)}, but the history holds {sorted(self._rows.keys() - {'t'})}")
+        for name, value in row.items():
+            self._rows.setdefault(name, []).append(torch.as_tensor(value).detach().clone())
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self._rows:
+            raise KeyError(f"nothing named {name!r} was recorded; there is {sorted(self._rows)}")
+        return torch.stack(self._rows[name])
+
+    def __len__(self) -> int:
+        return len(self._rows.get("t", []))
