@@ -5,7 +5,7 @@ One convention everywhere: dimension 0 of every tensor is the run. `import ibuti
 
 from . import claims, data, losses, measures, models, optim, plots
 from .maxmargin import MaxMargin, NotSeparable, max_margin
-from .train import Clock, History, train
+from .train import Clock, History, log_spaced, train
 
 __all__ = [
     "Clock",
@@ -14,6 +14,7 @@ __all__ = [
     "NotSeparable",
     "claims",
     "data",
+    "log_spaced",
     "losses",
     "max_margin",
     "measures",

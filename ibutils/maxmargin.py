@@ -66,7 +66,7 @@ def max_margin(X: Tensor, y: Tensor, norm: float = 2, tol: float = 1e-6) -> MaxM
         alpha[r] = a / a.sum()
         upper = np.linalg.norm(alpha[r] @ Z[r], p_dual)
         if upper <= tol * scale:
-            raise NotSeparable(r, alpha[r], upper / scale)
+            raise NotSeparable(r, alpha[r], float(upper / scale))
         W[r] = w.value / np.linalg.norm(w.value, p)
         gamma[r] = (Z[r] @ W[r]).min()
         gap[r] = upper - gamma[r]

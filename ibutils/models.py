@@ -27,5 +27,5 @@ class Linear(nn.Module):
         self.weight = nn.Parameter(w)
 
     def forward(self, X: Tensor) -> Tensor:
-        # Product and sum instead of a batched matrix-vector product, which torch runs at half the speed on a CPU.
-        return (X * self.weight.unsqueeze(1)).sum(-1)  # [runs, n]
+        # w as a row of each batch: X @ w as a column takes torch three times as long on a CPU.
+        return torch.bmm(self.weight.unsqueeze(1), X.mT).squeeze(1)  # [runs, n]

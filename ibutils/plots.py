@@ -1,5 +1,6 @@
 """Figure helpers that draw into a given `ax`: one colour and one line style an optimizer, through the whole book."""
 
+import matplotlib.pyplot as plt
 import torch
 from matplotlib.ticker import FuncFormatter
 
@@ -14,6 +15,21 @@ STYLES = {
     "Adam": ("#CC79A7", "-"),
     "Lion": ("#E69F00", "-."),
 }
+
+
+def use_style() -> None:
+    """Matplotlib settings of every figure: an opaque white ground (it reads in the dark theme too), no top and right frame."""
+    plt.rcParams.update(
+        {
+            "figure.dpi": 110,
+            "figure.constrained_layout.use": True,
+            "savefig.facecolor": "white",
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "font.size": 11,
+            "legend.frameon": False,
+        }
+    )
 
 
 def style(name: str) -> dict:
@@ -31,7 +47,7 @@ def band(ax, t, values, label: str | None = None, **kwargs):
     Where t differs from run to run (a clock), its median over runs is the abscissa.
     """
     t = torch.as_tensor(t, dtype=torch.float64)
-    t = t.median(dim=1).values if t.dim() == 2 else t
+    t = t.median(dim=1).values if t.dim() == 2 else t  # the median of each pause
     low, middle, high = torch.quantile(values, torch.tensor([0.1, 0.5, 0.9], dtype=values.dtype), dim=1)
     (line,) = ax.plot(t, middle, label=label, **kwargs)
     ax.fill_between(t, low, high, color=line.get_color(), alpha=0.15, linewidth=0)

@@ -1,7 +1,7 @@
 """The one training loop, a generator; the history of what a chapter measures in it; the clock of plain descent."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -15,9 +15,9 @@ def train(
     steps: int,
     schedule: Callable[[int], float] | None = None,
     clock: "Clock | None" = None,
-    pauses: int = 60,
+    pauses: Iterable[int] | None = None,
 ) -> Iterator[tuple[int, Tensor]]:
-    """Run `steps` updates of every run at once; pause at about `pauses` log-spaced steps and hand over (t, q).
+    """Run `steps` updates of every run at once; pause at `pauses` (log-spaced by default) and hand over (t, q).
 
     forward() gives the margins q [runs, n] and loss(q) one value a run. The values are *summed* over runs, because
     d(sum_r L_r)/d theta_r = dL_r/d theta_r: every element-wise optimizer then steps each run as if it were alone,
@@ -28,9 +28,7 @@ def train(
     the learning rate that the optimizer came with; the rate is put back at the end.
     Raises FloatingPointError naming the step and the runs when a loss is not finite, before the update is made.
     """
-    if steps < 1 or pauses < 1:
-        raise ValueError(f"steps and pauses must be at least 1, got steps={steps}, pauses={pauses}")
-    stops = {round(math.exp(k / max(pauses - 1, 1) * math.log(steps))) for k in range(pauses)} | {steps}
+    stops = {*(log_spaced(steps) if pauses is None else pauses), steps}
     rates = [group["lr"] for group in opt.param_groups]
     try:
         for t in tqdm(range(1, steps + 1), desc=type(opt).__name__, leave=False):
@@ -53,6 +51,13 @@ def train(
     finally:
         for group, rate in zip(opt.param_groups, rates, strict=True):
             group["lr"] = rate
+
+
+def log_spaced(steps: int, count: int = 60) -> list[int]:
+    """At most `count` distinct whole numbers from 1 to `steps`, evenly spaced in their logarithm, both ends included."""
+    if steps < 1 or count < 2:
+        raise ValueError(f"steps must be at least 1 and count at least 2, got steps={steps}, count={count}")
+    return sorted({round(steps ** (k / (count - 1))) for k in range(count)})
 
 
 class Clock:

@@ -1,0 +1,140 @@
+"""The committed notebooks, and re-runs of them through the real tools. `pytest` itself runs them under nbval."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import papermill
+import pytest
+import yaml
+from nbformat.v4 import new_code_cell, new_notebook, new_output
+
+from ibutils import book
+from ibutils.claims import MIME
+
+ROOT = Path(__file__).parents[1]
+QUICK = ["-p", "runs", "2", "-p", "seed", "3", "-p", "depth", "100"]
+
+
+def claim_records(notebook):
+    outputs = [output for cell in book.code_cells(notebook) for output in cell.outputs]
+    return [output.data[MIME] for output in outputs if MIME in output.get("data", {})]
+
+
+def rerun(out, *arguments):
+    """`papermill book/01_linear.ipynb out.ipynb --cwd book ...`"""
+    papermill = Path(sys.executable).with_name("papermill")
+    command = [papermill, "book/01_linear.ipynb", out, "--cwd", "book", "--no-progress-bar", *arguments]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+
+
+@pytest.fixture(params=book.chapters(ROOT))
+def name(request):
+    return request.param
+
+
+@pytest.fixture
+def stored(name):
+    notebook = book.read_executed(ROOT, name)
+    assert notebook, f"book/{name}.ipynb is missing: python -m ibutils.book"
+    return notebook
+
+
+def test_a_pair_is_in_sync_cell_by_cell(name, stored):
+    source = book.read_source(ROOT, name)
+    pair = [[(cell.cell_type, cell.source, cell.metadata) for cell in half.cells] for half in (source, stored)]
+    for number, (written, shown) in enumerate(zip(*pair, strict=True)):
+        assert shown == written, f"cell {number} of book/{name}.ipynb differs: python -m ibutils.book"
+
+
+def test_every_cell_was_run_in_order_and_none_raised(stored):
+    cells = book.code_cells(stored)
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    assert not [output for cell in cells for output in cell.outputs if output.output_type == "error"]
+
+
+def test_a_notebook_holds_the_outputs_of_the_present_code(name, stored):
+    assert stored.metadata.ibutils.digest == book.digest(ROOT, name), f"{name} is stale: python -m ibutils.book"
+
+
+def test_a_notebook_holds_no_path_of_the_machine_that_ran_it(name, stored):
+    text = (ROOT / "book" / f"{name}.ipynb").read_text()
+    for path in (ROOT, sys.prefix, sys.base_prefix, Path.home()):
+        assert str(path) not in text or str(path) == "/"
+
+
+def test_claims_are_decided_once_and_registered():
+    registered = [claim["id"] for claim in yaml.safe_load((ROOT / "book" / "claims.yml").read_text())]
+    assert len(registered) == len(set(registered))
+    chapters = [name for name in book.chapters(ROOT) if name not in book.SUMMARIES]
+    decided = [record["id"] for name in chapters for record in claim_records(book.read_executed(ROOT, name))]
+    assert sorted(decided) == sorted(set(decided))
+    assert set(decided) <= set(registered)
+
+
+def test_a_rerun_with_other_parameters_decides_the_same_claims(tmp_path):
+    result = rerun(tmp_path / "out.ipynb", *QUICK)
+    assert result.returncode == 0, result.stderr
+    again, stored = nbformat.read(tmp_path / "out.ipynb", 4), book.read_executed(ROOT, "01_linear")
+    assert again.metadata.papermill.parameters == {"runs": 2, "seed": 3, "depth": 100}
+    ids = [record["id"] for record in claim_records(stored)]
+    assert ids and [record["id"] for record in claim_records(again)] == ids
+    assert {result["runs"] for record in claim_records(again) for result in record["results"]} == {2}
+
+
+@pytest.mark.parametrize(
+    ("parameter", "arguments"),
+    [
+        ("runs", ["-p", "runs", "0"]),
+        ("n", ["-p", "n", "-5"]),
+        ("optimizers", ["-y", "optimizers: [gd, foo]"]),
+    ],
+)
+def test_a_senseless_value_is_named_by_the_cell_after_the_parameters(tmp_path, parameter, arguments):
+    result = rerun(tmp_path / "out.ipynb", *arguments)
+    assert result.returncode != 0 and "ValueError" in result.stderr
+    cells = book.code_cells(nbformat.read(tmp_path / "out.ipynb", 4))
+    (injected,) = [i for i, cell in enumerate(cells) if "injected-parameters" in cell.metadata.get("tags", [])]
+    (error,) = [output for output in cells[injected + 1].outputs if output.output_type == "error"]
+    assert error.ename == "ValueError" and error.evalue.startswith(f"{parameter} ")
+
+
+def test_the_strict_runner_refuses_an_unknown_name_with_the_nearest_known_one(tmp_path):
+    command = [sys.executable, "-m", "ibutils.book", "01_linear", "-p", "runz", "8", "--out", tmp_path / "out.ipynb"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 2
+    assert "unknown parameter 'runz', did you mean 'runs'? 01_linear has runs, " in result.stderr
+    assert not (tmp_path / "out.ipynb").exists()
+
+
+def test_every_parameter_is_of_a_type_that_the_strict_runner_checks(name):
+    basic = "(int|float|bool|str)"
+    for known in papermill.inspect_notebook(book.read_source(ROOT, name)).values():
+        assert re.fullmatch(rf"{basic}|list(\[{basic}\])?", known["inferred_type_name"]), known["name"]
+
+
+def test_plain_pytest_takes_the_notebooks_for_tests(pytestconfig):
+    assert "book" in pytestconfig.getini("testpaths")
+    assert pytestconfig.option.nbval_lax and pytestconfig.option.nbval_current_env
+
+
+def test_nbval_compares_marked_cells_only_and_refuses_cells_without_a_stored_run(tmp_path):
+    def cell(source, shown, count=1):
+        return new_code_cell(source, execution_count=count, outputs=[new_output("stream", text=shown)])
+
+    (tmp_path / "book").mkdir()
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    shutil.copy(ROOT / "book" / "conftest.py", tmp_path / "book")
+    marked = "# NBVAL_CHECK_OUTPUT\nprint(1)"
+    cells = [cell("print(1)", "2\n"), cell(marked, "1\n"), cell(marked, "2\n"), cell("print(1)", "1\n", count=None)]
+    nbformat.write(new_notebook(cells=cells), tmp_path / "book" / "page.ipynb")
+    command = [sys.executable, "-m", "pytest", "-n", "0", "-rA", "book"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    for line in ("PASSED book/page.ipynb::Cell 0", "PASSED book/page.ipynb::Cell 1", "FAILED book/page.ipynb::Cell 2"):
+        assert line in result.stdout
+    assert "ERROR book/page.ipynb::Cell 3 - Failed: this cell has no stored run" in result.stdout
