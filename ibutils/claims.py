@@ -12,7 +12,7 @@ from scipy.stats import bootstrap
 
 MIME = "application/vnd.ibutils.claim+json"
 MARKS = {"supported": "\N{CHECK MARK}", "refuted": "\N{BALLOT X}", "inconclusive": "?"}
-_CONDITION = re.compile(r"(low|high)\((\w+)\) *(>=|<=|>|<) *(\S+)")
+_CONDITION = re.compile(r"(low|high)\((\w+)\) *(>=|<=|>|<) *(-?[0-9.]+(?:e-?[0-9]+)?)")
 
 
 def interval(values, confidence: float = 0.95) -> tuple[float, float, float]:
@@ -26,11 +26,14 @@ def interval(values, confidence: float = 0.95) -> tuple[float, float, float]:
         raise ValueError(f"values must be one finite number for each of at least 2 runs, got {x}")
     middle = float(np.median(x))
     jackknife = [np.median(np.delete(x, i)) for i in range(len(x))]
-    if np.ptp(x) == 0:
+    spread = np.ptp(x)
+    if spread == 0:
         return middle, middle, middle
     method = "BCa" if np.ptp(jackknife) > 0 else "percentile"
-    ends = bootstrap((x,), np.median, confidence_level=confidence, method=method, rng=np.random.default_rng(0))
-    return middle, float(ends.confidence_interval.low), float(ends.confidence_interval.high)
+    unit = 2.0 ** np.floor(np.log2(spread))  # BCa cubes differences; a power of 2 changes no digit
+    ends = bootstrap((x / unit,), np.median, confidence_level=confidence, method=method, rng=np.random.default_rng(0))
+    low, high = ends.confidence_interval
+    return middle, float(low * unit), float(high * unit)
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ class Verdict:
         readings = "; ".join(html.escape(_reading(c, r["results"])) for c in r["conditions"])
         page = (
             f'<div class="claim claim-{r["verdict"]}"><strong>{MARKS[r["verdict"]]} {r["verdict"]}</strong> '
-            f"<code>{r['id']}</code> {html.escape(r['statement'])} <small>{readings}.</small></div>"
+            f"<code>{r['id']}</code> {html.escape(r['statement'])}<br><small>{readings}.</small></div>"
         )
         return {"text/plain": str(self), "text/html": page, MIME: r}
 
@@ -70,6 +73,8 @@ def decide(claim: str, **quantities) -> Verdict:
         raise ValueError(f"the rule of {claim} needs {sorted(needed)}, got {sorted(quantities)}")
     results = []
     for name, settings in quantities.items():
+        if isinstance(settings, dict) and not settings:
+            raise ValueError(f"{name} of {claim} has no setting: nothing was run that could decide it")
         for setting, values in (settings if isinstance(settings, dict) else {"": settings}).items():
             median, low, high = interval(values)
             results.append(

@@ -79,18 +79,26 @@ def minibatches(n: int, batch: int, seeds: Iterable[int], block: int = 1000) -> 
     _positive(n=n, batch=batch, block=block)
     if batch > n:
         raise ValueError(f"batch must be at most n = {n}, got {batch}")
-    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    generators = _generators(seeds)
+    return _batches(n, batch, generators, block)
+
+
+def _batches(n: int, batch: int, generators: list, block: int) -> Iterator[Tensor]:
     while True:
         draws = [torch.randint(n, (block, batch), generator=g) for g in generators]
         yield from torch.stack(draws, dim=1)  # block times [runs, batch]
 
 
 def _stack(draw, seeds: Iterable[int]) -> tuple[Tensor, Tensor]:
-    sets = [draw(torch.Generator().manual_seed(seed)) for seed in seeds]
-    if not sets:
-        raise ValueError("seeds must name at least one run, got none")
-    X, y = zip(*sets, strict=True)
+    X, y = zip(*(draw(generator) for generator in _generators(seeds)), strict=True)
     return torch.stack(X), torch.stack(y)
+
+
+def _generators(seeds: Iterable[int]) -> list[torch.Generator]:
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    if not generators:
+        raise ValueError("seeds must name at least one run, got none")
+    return generators
 
 
 def _positive(**sizes: int) -> None:

@@ -56,7 +56,7 @@ def max_margin(X: Tensor, y: Tensor, norm: float = 2, tol: float = 1e-6) -> MaxM
     W, gamma, alpha, gap = np.empty((runs, d)), np.empty(runs), np.empty((runs, n)), np.empty(runs)
     for r in range(runs):
         scale = np.abs(Z[r]).max() or 1.0
-        rows.value = Z[r] / scale
+        rows.value = z = Z[r] / scale
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # "solution may be inaccurate": the gap below decides that
             problem.solve(solver=cp.CLARABEL, tol_gap_abs=1e-11, tol_gap_rel=1e-11, tol_feas=1e-11)
@@ -64,12 +64,12 @@ def max_margin(X: Tensor, y: Tensor, norm: float = 2, tol: float = 1e-6) -> MaxM
             raise RuntimeError(f"run {r}: the solver stopped with status {problem.status!r}; rescale the features of X")
         a = np.clip(margins.dual_value, 0, None)
         alpha[r] = a / a.sum()
-        upper = np.linalg.norm(alpha[r] @ Z[r], p_dual)
-        if upper <= tol * scale:
-            raise NotSeparable(r, alpha[r], float(upper / scale))
-        W[r] = w.value / np.linalg.norm(w.value, p)
-        gamma[r] = (Z[r] @ W[r]).min()
-        gap[r] = upper - gamma[r]
+        upper = np.linalg.norm(alpha[r] @ z, p_dual)
+        W[r] = w.value / (np.linalg.norm(w.value, p) or 1.0)
+        lower = (z @ W[r]).min()
+        if upper <= tol and lower <= 0:
+            raise NotSeparable(r, alpha[r], float(upper))
+        gamma[r], gap[r] = scale * lower, scale * (upper - lower)
         if not gap[r] <= tol * gamma[r]:
             raise RuntimeError(
                 f"run {r}: duality gap {gap[r]:.1e} exceeds tol * gamma = {tol * gamma[r]:.1e} at norm {norm}; "
@@ -84,8 +84,8 @@ def _conjugate(p: float) -> float:
 
 
 def _check(X: Tensor, y: Tensor, norm: float) -> None:
-    if not float(norm) >= 1:
-        raise ValueError(f"norm must be a number p >= 1 or inf, got {norm}")
+    if not (isinstance(norm, int | float) and norm >= 1):
+        raise ValueError(f"norm must be a number p >= 1 or math.inf, got {norm!r}")
     if X.dim() != 3 or y.shape != X.shape[:2]:
         raise ValueError(f"X must be [runs, n, d] and y [runs, n], got {tuple(X.shape)} and {tuple(y.shape)}")
     if 0 in X.shape:

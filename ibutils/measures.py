@@ -10,7 +10,7 @@ from .maxmargin import MaxMargin
 
 def norm(params: Iterable[Tensor], p: float) -> Tensor:
     """||theta||_p over all entries of all parameters, [runs];  p in [1, inf]."""
-    theta = torch.cat([param.detach().flatten(1) for param in params], dim=1)  # [runs, all]
+    theta = torch.cat([param.detach().reshape(len(param), -1) for param in params], dim=1)  # [runs, all]
     return torch.linalg.vector_norm(theta, ord=float(p), dim=1)
 
 

@@ -15,6 +15,8 @@ class Linear(nn.Module):
         super().__init__()
         if runs < 1 or d < 1:
             raise ValueError(f"runs and d must be at least 1, got runs={runs}, d={d}")
+        if (seeds is None) != (scale == 0):
+            raise ValueError(f"scale and seeds go together: one seed a run and scale > 0, got {scale} and {seeds}")
         w = torch.zeros(runs, d, dtype=torch.float64)
         if seeds is not None:
             seeds = list(seeds)
@@ -22,8 +24,6 @@ class Linear(nn.Module):
                 raise ValueError(f"seeds must name one seed a run: {runs} runs, {len(seeds)} seeds")
             for r, seed in enumerate(seeds):
                 w[r] = scale * torch.randn(d, generator=torch.Generator().manual_seed(seed), dtype=w.dtype)
-        elif scale:
-            raise ValueError("scale is given without seeds: name one seed a run")
         self.weight = nn.Parameter(w)
 
     def forward(self, X: Tensor) -> Tensor:

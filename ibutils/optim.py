@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 NORMS = ("l1", "l2", "linf", "spectral")
+_NEEDS_LOG_LOSS = "step needs log L: call step(lambda: log_loss) or use ibutils.train, with a log_ loss"
 
 
 class SteepestDescent(torch.optim.Optimizer):
@@ -37,9 +38,11 @@ def unit_steps(grads: list[Tensor], norm: str) -> list[Tensor]:
         return [g.sign() for g in grads]
     if norm == "spectral":
         return [polar(g) for g in grads]
-    flat = torch.cat([g.flatten(1) for g in grads], dim=1)  # [runs, all]
+    flat = torch.cat([g.reshape(len(g), -1) for g in grads], dim=1)  # [runs, all]
     if norm == "l2":
-        flat = flat / torch.linalg.vector_norm(flat, dim=1, keepdim=True).clamp_min(torch.finfo(flat.dtype).tiny)
+        tiny = torch.finfo(flat.dtype).tiny
+        flat = flat / flat.abs().amax(1, keepdim=True).clamp_min(tiny)  # first to size 1, so that no square underflows
+        flat = flat / torch.linalg.vector_norm(flat, dim=1, keepdim=True).clamp_min(tiny)
     elif norm == "l1":
         largest = flat.abs().argmax(dim=1, keepdim=True)
         flat = torch.zeros_like(flat).scatter_(1, largest, flat.gather(1, largest).sign())
@@ -61,8 +64,8 @@ def polar(G: Tensor) -> Tensor:
 class Lion(torch.optim.Optimizer):
     """w <- w - lr sign(b1 m + (1 - b1) g),  m <- b2 m + (1 - b2) g   (Chen et al. 2023, Algorithm 2; no weight decay).
 
-    With log_domain=True the gradient handed over is that of log L, and the step is *exactly* Lion's on L itself:
-    the average is held as m / L and rescaled as L moves (see `Adam`), so that nothing underflows.
+    With log_domain=True the gradient handed over is that of log L, and the step is *exactly* Lion's on L itself: m is
+    stored over a unit of its own, whose logarithm follows L and m down, so that nothing under- or overflows.
     """
 
     def __init__(self, params, lr: float, betas: tuple[float, float] = (0.9, 0.99), log_domain: bool = False):
@@ -72,15 +75,24 @@ class Lion(torch.optim.Optimizer):
     def step(self, closure=None):
         log_loss = None if closure is None else closure()
         for group in self.param_groups:
+            if group["log_domain"] and log_loss is None:
+                raise ValueError(_NEEDS_LOG_LOSS)
             b1, b2 = group["betas"]
             for p in group["params"]:
                 if p.grad is None:
                     continue
-                m = self.state[p].setdefault("exp_avg", torch.zeros_like(p))
+                state, g = self.state[p], p.grad
+                m = state.setdefault("exp_avg", torch.zeros_like(p))
+                if group["log_domain"]:  # bring m and g to one unit, the larger of the two
+                    unit = torch.maximum(state.get("log_unit", log_loss), log_loss)
+                    m.mul_(_like((state.get("log_unit", log_loss) - unit).exp(), p))
+                    g = g * _like((log_loss - unit).exp(), p)
+                p.sub_(torch.lerp(g, m, b1).sign_(), alpha=group["lr"])
+                m.lerp_(g, 1 - b2)
                 if group["log_domain"]:
-                    m.mul_(_like(_growth(self.state[p], log_loss).exp(), p))
-                p.sub_(torch.lerp(p.grad, m, b1).sign_(), alpha=group["lr"])
-                m.lerp_(p.grad, 1 - b2)
+                    size = m.abs().flatten(1).amax(1).clamp_min(torch.finfo(m.dtype).tiny)
+                    m.div_(_like(size, p))
+                    state["log_unit"] = unit + size.log()
         return log_loss
 
 
@@ -113,13 +125,16 @@ class Adam(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure=None):
         if closure is None:
-            raise ValueError("Adam of ibutils needs log L: call step(lambda: log_loss), or drive it with ibutils.train")
+            raise ValueError(_NEEDS_LOG_LOSS)
         log_loss = closure()  # [runs]
+        if len(self.param_groups) != 1:
+            raise ValueError(f"params must form one group, as log_t is one clock; got {len(self.param_groups)} groups")
         (group,) = self.param_groups
         lr, (b1, b2), eps, leap = group["lr"], group["betas"], group["eps"], group["leap"]
         log_eps = (math.log(eps) if eps else -math.inf) - log_loss  # log(eps e^c), [runs]
         log_dt = (log_eps + math.log(leap / lr)).clamp_min(0) if leap else torch.zeros_like(log_loss)
         self.log_t = torch.logaddexp(self.log_t, log_dt)
+        log_b1, log_b2 = (math.log(b) if b else -math.inf for b in (b1, b2))
         shift = log_eps.clamp_min(0)  # numerator and denominator are divided by max(1, eps e^c), beyond floats late
         for p in group["params"]:
             if p.grad is None:
@@ -127,13 +142,14 @@ class Adam(torch.optim.Optimizer):
             state = self.state[p]
             m = state.setdefault("exp_avg", torch.zeros_like(p))
             v = state.setdefault("exp_avg_sq", torch.zeros_like(p))
-            growth = _like(_growth(state, log_loss).exp(), p)
             dt = _like(log_dt.exp(), p) if leap else 1.0  # inf beyond floats, where b^dt = 0 is right
             k1, k2 = b1**dt, b2**dt
             state["forget1"] = left1 = state.get("forget1", 1.0) * k1  # b1^t, b2^t of the bias correction
             state["forget2"] = left2 = state.get("forget2", 1.0) * k2
-            m.mul_(k1 * growth).add_((1 - k1) * p.grad)
-            v.mul_(k2 * growth.square()).add_((1 - k2) * p.grad.square())
+            growth = _like(state.get("log_loss", log_loss) - log_loss, p)  # c_t - c_{t-1}, and 0 at the first step
+            state["log_loss"] = log_loss
+            m.mul_((dt * log_b1 + growth).exp()).add_((1 - k1) * p.grad)
+            v.mul_((dt * log_b2 + 2 * growth).exp()).add_((1 - k2) * p.grad.square())
             denominator = (v / (1 - left2)).sqrt_()
             numerator = m * (lr / (1 - left1))
             if eps:
@@ -141,13 +157,6 @@ class Adam(torch.optim.Optimizer):
                 numerator.mul_(_like((log_dt - shift).exp(), p))
             p.sub_(numerator / denominator.clamp_min_(torch.finfo(p.dtype).tiny))  # never a gradient: 0 / tiny, no move
         return log_loss
-
-
-def _growth(state: dict, log_loss: Tensor) -> Tensor:
-    """c_t - c_{t-1} = log L_{t-1} - log L_t [runs], and 0 at the first step."""
-    growth = state.get("log_loss", log_loss) - log_loss
-    state["log_loss"] = log_loss
-    return growth
 
 
 def _like(per_run: Tensor, p: Tensor) -> Tensor:

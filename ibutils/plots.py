@@ -47,7 +47,7 @@ def band(ax, t, values, label: str | None = None, **kwargs):
     Where t differs from run to run (a clock), its median over runs is the abscissa.
     """
     t = torch.as_tensor(t, dtype=torch.float64)
-    t = t.median(dim=1).values if t.dim() == 2 else t  # the median of each pause
+    t = t.quantile(0.5, dim=1) if t.dim() == 2 else t
     low, middle, high = torch.quantile(values, torch.tensor([0.1, 0.5, 0.9], dtype=values.dtype), dim=1)
     (line,) = ax.plot(t, middle, label=label, **kwargs)
     ax.fill_between(t, low, high, color=line.get_color(), alpha=0.15, linewidth=0)

@@ -25,9 +25,12 @@ def train(
     `opt.step(closure)`, which is how those of ours that work in the log domain learn log L.
 
     q at a pause belongs to the parameters after t updates and carries its graph. `schedule(t)`, t = 1, 2, ..., scales
-    the learning rate that the optimizer came with; the rate is put back at the end.
+    the learning rate that the optimizer came with; the rate is put back at the end. At a pause forward() is called once
+    more than the steps need: draw minibatches in the loss, not in forward.
     Raises FloatingPointError naming the step and the runs when a loss is not finite, before the update is made.
     """
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, got {steps}")
     stops = {*(log_spaced(steps) if pauses is None else pauses), steps}
     rates = [group["lr"] for group in opt.param_groups]
     try:
@@ -37,6 +40,8 @@ def train(
                     group["lr"] = rate * schedule(t)
             opt.zero_grad()
             values = loss(forward())  # [runs]
+            if values.dim() != 1:
+                raise ValueError(f"loss must return one value a run, [runs], got shape {list(values.shape)}")
             total = values.sum()
             if not math.isfinite(total.item()):
                 bad = (~torch.isfinite(values)).nonzero().flatten().tolist()

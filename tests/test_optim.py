@@ -1,0 +1,397 @@
+"""Update rules: runs never mix, each rule equals an independent one, and none stops where floats end."""
+
+import math
+
+import mpmath
+import numpy as np
+import pytest
+import torch
+from lion_pytorch import Lion as OriginalLion
+
+import ibutils as ib
+from ibutils.optim import Adam, Lion, SteepestDescent, polar, unit_steps
+
+X, y = ib.data.gaussian_separable(11, 5, range(3))
+X_SMALL, Y_SMALL = ib.data.gaussian_separable(7, 3, range(3), margin=1.0)
+LOG, PLAIN = ib.losses.log_logistic, ib.losses.logistic
+
+TORCH = {
+    "sgd": lambda p: torch.optim.SGD(p, lr=0.1),
+    "momentum": lambda p: torch.optim.SGD(p, lr=0.005, momentum=0.9),
+    "nesterov": lambda p: torch.optim.SGD(p, lr=0.005, momentum=0.9, nesterov=True),
+    "adam": lambda p: torch.optim.Adam(p, lr=0.02),
+    "adam with large eps": lambda p: torch.optim.Adam(p, lr=0.02, eps=0.1),
+    "amsgrad": lambda p: torch.optim.Adam(p, lr=0.02, amsgrad=True),
+    "adamw": lambda p: torch.optim.AdamW(p, lr=0.02, weight_decay=0.1),
+    "adamax": lambda p: torch.optim.Adamax(p, lr=0.02),
+    "nadam": lambda p: torch.optim.NAdam(p, lr=0.005),
+    "radam": lambda p: torch.optim.RAdam(p, lr=0.02),
+    "rmsprop": lambda p: torch.optim.RMSprop(p, lr=0.01),
+    "adagrad": lambda p: torch.optim.Adagrad(p, lr=0.02),
+    "adadelta": lambda p: torch.optim.Adadelta(p, lr=1.0),
+}
+OURS = {
+    "steepest l1": lambda p: SteepestDescent(p, lr=0.05, norm="l1"),
+    "steepest l2": lambda p: SteepestDescent(p, lr=0.05, norm="l2"),
+    "steepest linf": lambda p: SteepestDescent(p, lr=0.01, norm="linf"),
+    "spectral": lambda p: SteepestDescent(p, lr=0.02, norm="spectral"),
+    "lion": lambda p: Lion(p, lr=0.01),
+    "lion on log L": lambda p: Lion(p, lr=0.01, log_domain=True),
+    "our adam, eps 0": lambda p: Adam(p, lr=0.02, eps=0.0),
+    "our adam, eps 1e-8": lambda p: Adam(p, lr=0.02, eps=1e-8),
+    "our adam, leap": lambda p: Adam(p, lr=0.02, eps=0.3, leap=0.1),
+}
+
+
+class TwoLayers(torch.nn.Module):
+    """f(x) = v W x, with both parameters matrices of their run: W [runs, 7, 5] and v [runs, 1, 7]."""
+
+    def __init__(self, seeds):
+        super().__init__()
+        draw = [torch.randn(7, 6, generator=torch.Generator().manual_seed(s), dtype=torch.float64) for s in seeds]
+        start = torch.stack(draw) / 3
+        self.W = torch.nn.Parameter(start[:, :, :5].clone())
+        self.v = torch.nn.Parameter(start[:, :, 5].unsqueeze(1).clone())
+
+    def forward(self, X):
+        return torch.einsum("rnd,rhd,roh->rn", X, self.W, self.v)
+
+
+def last(net, make, loss, steps, X=X, y=y, **kwargs):
+    """(t, q) at the end of a training of `net`, whose parameters hold the result."""
+    *_, end = ib.train(make(net.parameters()), lambda: y * net(X), loss, steps, **kwargs)
+    return end
+
+
+@pytest.mark.parametrize("name", [*TORCH, *OURS])
+def test_stacked_runs_equal_separate_runs(name):
+    make, loss = (TORCH[name], PLAIN) if name in TORCH else (OURS[name], LOG)
+    stacked, start = TwoLayers(range(3)), TwoLayers(range(3))
+    last(stacked, make, loss, steps=53)
+    for r in range(3):
+        alone = TwoLayers([r])
+        last(alone, make, loss, steps=53, X=X[r : r + 1], y=y[r : r + 1])
+        for together, single, before in zip(stacked.parameters(), alone.parameters(), start.parameters(), strict=True):
+            assert torch.allclose(together[r], single[0], rtol=0, atol=1e-12)
+            assert not torch.allclose(together[r], before[r], atol=1e-3)
+
+
+def test_the_battery_notices_a_rule_that_mixes_runs():
+    def mean_over_runs(q):
+        return PLAIN(q) / len(q)
+
+    stacked, alone = TwoLayers(range(3)), TwoLayers([0])
+    last(stacked, TORCH["adam"], mean_over_runs, steps=53)
+    last(alone, TORCH["adam"], mean_over_runs, steps=53, X=X[:1], y=y[:1])
+    assert not torch.allclose(stacked.W[0], alone.W[0], rtol=0, atol=1e-10)
+
+
+GRADS = [
+    torch.randn(3, *shape, generator=torch.Generator().manual_seed(7), dtype=torch.float64) for shape in [(7, 5), (2,)]
+]
+
+
+@pytest.mark.parametrize(("norm", "p", "dual"), [("l1", 1, math.inf), ("l2", 2, 2), ("linf", math.inf, 1)])
+@pytest.mark.parametrize("scale", [1e-200, 1.0, 1e200])
+def test_a_steepest_direction_has_unit_norm_and_attains_the_dual_norm(norm, p, dual, scale):
+    directions = unit_steps([scale * g for g in GRADS], norm)
+    g, D = (torch.cat([part.flatten(1) for part in parts], dim=1) for parts in (GRADS, directions))
+    assert torch.allclose(torch.linalg.vector_norm(D, ord=p, dim=1), torch.ones(3, dtype=torch.float64), atol=1e-12)
+    assert torch.allclose((g * D).sum(1), torch.linalg.vector_norm(g, ord=dual, dim=1), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("shape", [(7, 5), (5, 7), (1, 7), (3, 3)])
+def test_a_spectral_direction_has_unit_norm_and_attains_the_nuclear_norm(shape):
+    G = torch.randn(3, *shape, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
+    (D,) = unit_steps([G], "spectral")
+    assert torch.allclose(torch.linalg.matrix_norm(D, ord=2), torch.ones(3, dtype=torch.float64), atol=1e-12)
+    assert torch.allclose((G * D).sum((1, 2)), torch.linalg.matrix_norm(G, ord="nuc"), rtol=1e-12)
+
+
+def test_the_polar_factor_leaves_zero_singular_values_at_zero():
+    u, v = GRADS[0][:, :, :1], GRADS[0][:, :1, :]
+    rank_one = u @ v
+    expected = rank_one / (u.norm(dim=(1, 2)) * v.norm(dim=(1, 2)))[:, None, None]
+    assert torch.allclose(polar(rank_one), expected, atol=1e-12)
+
+
+def test_the_l1_step_moves_one_coordinate_over_all_parameters_of_a_run():
+    D = unit_steps([torch.tensor([[1.0, -2.0], [0.5, 0.1]]), torch.tensor([[[3.0]], [[-0.4]]])], "l1")
+    assert [part.tolist() for part in D] == [[[0, 0], [1, 0]], [[[1]], [[0]]]]
+
+
+@pytest.mark.parametrize("norm", ["l1", "l2", "linf", "spectral"])
+def test_a_run_without_gradient_does_not_move(norm):
+    grads = [torch.cat([GRADS[0][:2], torch.zeros(1, 7, 5, dtype=torch.float64)])]
+    (D,) = unit_steps(grads, norm)
+    assert D[:2].flatten(1).any(1).all() and not D[2].any()
+
+
+def test_steepest_descent_takes_the_same_path_on_L_and_on_log_L():
+    on_plain, on_log = ib.models.Linear(3, 5), ib.models.Linear(3, 5)
+    for net, loss in ((on_plain, PLAIN), (on_log, LOG)):
+        last(net, OURS["steepest l2"], loss, steps=101)
+    assert torch.allclose(on_plain.weight, on_log.weight, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("betas", [(0.9, 0.99), (0.95, 0.98), (0.0, 0.5)])
+def test_lion_is_the_lion_of_its_authors_package(betas):
+    ours, original = TwoLayers(range(3)), TwoLayers(range(3))
+    last(ours, lambda p: Lion(p, lr=0.01, betas=betas), PLAIN, steps=53)
+    last(original, lambda p: OriginalLion(p, lr=0.01, betas=betas, weight_decay=0.0), PLAIN, steps=53)
+    assert torch.allclose(ours.W, original.W, rtol=0, atol=1e-12)
+    assert torch.allclose(ours.v, original.v, rtol=0, atol=1e-12)
+
+
+def test_lion_driven_by_log_L_is_lion_on_L():
+    on_log, on_plain = ib.models.Linear(3, 3), ib.models.Linear(3, 3)
+    last(on_log, lambda p: Lion(p, lr=0.03, log_domain=True), LOG, 2003, X_SMALL, Y_SMALL)
+    _, q = last(on_plain, lambda p: Lion(p, lr=0.03), PLAIN, 2003, X_SMALL, Y_SMALL)
+    assert (1e-120 < PLAIN(q)).all() and (PLAIN(q) < 1e-20).all()
+    assert torch.allclose(on_log.weight, on_plain.weight, rtol=0, atol=1e-10)
+
+
+def adams(X, y, steps, lr, betas, eps):
+    """Weights and log L after `steps` of torch's Adam on L and of ours on log L."""
+    ours, plain = (ib.models.Linear(*X.shape[::2]) for _ in range(2))
+    _, q = last(ours, lambda p: Adam(p, lr=lr, betas=betas, eps=eps), LOG, steps, X, y)
+    last(plain, lambda p: torch.optim.Adam(p, lr=lr, betas=betas, eps=eps), PLAIN, steps, X, y)
+    return ours.weight, plain.weight, LOG(q)
+
+
+# Full-batch Adam turns chaotic once its steps are too large for the memory of v: two plain Adams on data that differ
+# by rounding then separate too. Hence a long memory on the general set, and a single point for the deep stretch.
+@pytest.mark.parametrize(
+    ("betas", "eps", "reached"), [((0.9, 0.999), 1e-8, -9), ((0.9, 0.99), 1e-8, -20), ((0.9, 0.99), 0.0, -28)]
+)
+def test_adam_driven_by_log_L_is_torchs_adam_on_L_for_5000_steps(betas, eps, reached):
+    X, y = ib.data.gaussian_separable(11, 5, range(3), margin=0.5)
+    ours, plain, log_loss = adams(X, y, 5000, 0.05, betas, eps)
+    assert (log_loss < reached).all()
+    assert torch.allclose(ours, plain, rtol=0, atol=1e-10)
+
+
+def test_adam_driven_by_log_L_is_torchs_adam_on_L_down_to_1e_minus_100():
+    point = torch.tensor([[[1.0, 2.0, 0.3, -0.7, 0.1]]], dtype=torch.float64)
+    ours, plain, log_loss = adams(point, torch.ones(1, 1), 1201, 0.1, (0.5, 0.6), 0.0)
+    assert -120 * math.log(10) < log_loss.item() < -100 * math.log(10)
+    assert torch.allclose(ours, plain, rtol=0, atol=1e-10)
+
+
+Z_PLANE = [[1.0, 2.0], [3.0, 1.0]]
+
+
+def in_mpmath(rule, steps, start):
+    """A rule on the exponential loss of Z_PLANE itself, in numbers whose exponents have no end."""
+    mp = mpmath.mp.clone()
+    mp.prec = 80
+    Z = [[mp.mpf(z) for z in row] for row in Z_PLANE]
+    w, state = [mp.mpf(start), mp.mpf(0)], {}
+    for t in range(1, steps + 1):
+        e = [mp.exp(-row[0] * w[0] - row[1] * w[1]) / 2 for row in Z]
+        for j in range(2):
+            w[j] -= rule(
+                mp,
+                state.setdefault(j, [mp.mpf(0), mp.mpf(0)]),
+                -sum(a * row[j] for a, row in zip(e, Z, strict=True)),
+                t,
+            )
+    return [float(x) for x in w], float(mp.log(sum(mp.exp(-row[0] * w[0] - row[1] * w[1]) for row in Z) / 2))
+
+
+def in_floats(make, steps, start):
+    net = ib.models.Linear(1, 2)
+    net.weight.data[0, 0] = start
+    Z = torch.tensor([Z_PLANE], dtype=torch.float64)
+    _, q = last(net, make, ib.losses.log_exponential, steps, Z, torch.ones(1, 2))
+    return net.weight[0].tolist(), ib.losses.log_exponential(q).item()
+
+
+@pytest.mark.parametrize("eps", [0.0, 1e-200])
+def test_adam_beyond_underflow_is_adam_in_unbounded_precision(eps):
+    b1, b2 = 0.5, 0.6
+
+    def adam(mp, state, g, t):
+        state[:] = (
+            mp.mpf(b1) * state[0] + (1 - mp.mpf(b1)) * g,
+            mp.mpf(b2) * state[1] + (1 - mp.mpf(b2)) * g * g,
+        )
+        m, v = state[0] / (1 - mp.mpf(b1) ** t), state[1] / (1 - mp.mpf(b2) ** t)
+        return mp.mpf(0.3) * m / (mp.sqrt(v) + eps)
+
+    steps = 2503 if eps == 0 else 1801
+    w, log_loss = in_mpmath(adam, steps, start=0.25)
+    ours, our_log_loss = in_floats(lambda p: Adam(p, lr=0.3, betas=(b1, b2), eps=eps), steps, start=0.25)
+    assert log_loss < -354
+    assert our_log_loss == pytest.approx(log_loss, rel=1e-9)
+    assert ours == pytest.approx(w, rel=1e-9)
+
+
+@pytest.mark.parametrize("lr", [0.002, 0.1])
+def test_lion_on_log_L_beyond_underflow_is_lion_in_unbounded_precision(lr):
+    def lion(mp, state, g, t):
+        step = mp.mpf(lr) * mp.sign(mp.mpf(0.9) * state[0] + (1 - mp.mpf(0.9)) * g)
+        state[0] = mp.mpf(0.99) * state[0] + (1 - mp.mpf(0.99)) * g
+        return step
+
+    w, log_loss = in_mpmath(lion, 4001, start=0.25)
+    ours, our_log_loss = in_floats(lambda p: Lion(p, lr=lr, log_domain=True), 4001, start=0.25)
+    assert log_loss < -16
+    assert our_log_loss == pytest.approx(log_loss, rel=1e-9)
+    assert ours == pytest.approx(w, rel=1e-9)
+
+
+def directions(w):
+    return w / np.linalg.norm(w, axis=-1, keepdims=True)
+
+
+def test_leaps_pass_through_the_directions_of_single_steps_at_the_same_time():
+    plain, leaping = ib.models.Linear(3, 5), ib.models.Linear(3, 5)
+    singles, leaps = ib.History(), ib.History()
+    opt = torch.optim.Adam(plain.parameters(), lr=0.1, betas=(0.9, 0.99), eps=0.3)
+    for t, _ in ib.train(opt, lambda: y * plain(X), PLAIN, 8009, pauses=[97, 499, 2003]):
+        singles.append(t, w=plain.weight)
+    opt = Adam(leaping.parameters(), lr=0.1, betas=(0.9, 0.99), eps=0.3, leap=0.1)
+    for t, _ in ib.train(opt, lambda: y * leaping(X), LOG, 997, pauses=range(1, 997)):
+        leaps.append(t, w=leaping.weight, log_t=opt.log_t)
+    w, log_t = leaps["w"].numpy(), leaps["log_t"].numpy()
+    assert (log_t[-1] > math.log(8009)).all()
+    for t, expected in zip(singles["t"].tolist(), singles["w"].numpy(), strict=True):
+        found = [[np.interp(math.log(t), log_t[:, r], w[:, r, j]) for j in range(5)] for r in range(3)]
+        assert np.abs(directions(np.array(found)) - directions(expected)).max() < 1e-3
+
+
+def test_without_leap_log_t_counts_the_steps():
+    net = ib.models.Linear(3, 5)
+    opt = Adam(net.parameters(), lr=0.02)
+    for _ in ib.train(opt, lambda: y * net(X), LOG, steps=13):
+        pass
+    assert torch.allclose(opt.log_t.exp().expand(3), torch.full((3,), 13.0, dtype=torch.float64))
+
+
+def test_a_leap_is_a_single_step_until_eps_rules():
+    single, leaping = ib.models.Linear(3, 5), ib.models.Linear(3, 5)
+    last(single, lambda p: Adam(p, lr=0.02, eps=1e-8), LOG, 101)
+    last(leaping, lambda p: Adam(p, lr=0.02, eps=1e-8, leap=1.0), LOG, 101)
+    assert torch.allclose(single.weight, leaping.weight, rtol=0, atol=1e-12)
+
+
+def batches_of(size, seeds, n):
+    """Loss with the value of log L and the gradient of the minibatch loss over the full L, as in the chapter."""
+    batches = ib.data.minibatches(n, size, seeds)
+
+    def loss(q):
+        log_full = LOG(q).detach()
+        ratio = (LOG(q.gather(1, next(batches))) - log_full).exp()
+        return log_full + ratio - ratio.detach()
+
+    return loss
+
+
+DEEP = {
+    "GD": (lambda p: torch.optim.SGD(p, lr=3.0), 3001, LOG),
+    "momentum": (lambda p: torch.optim.SGD(p, lr=0.5, momentum=0.9), 2003, LOG),
+    "SGD, batch 2": (lambda p: torch.optim.SGD(p, lr=1.0), 8009, batches_of(2, range(3), 7)),
+    "normalised GD": (lambda p: SteepestDescent(p, lr=5.0, norm="l2"), 2003, LOG),
+    "SignGD": (lambda p: SteepestDescent(p, lr=3.0, norm="linf"), 3001, LOG),
+    "coordinate descent": (lambda p: SteepestDescent(p, lr=5.0, norm="l1"), 3001, LOG),
+    "Lion": (lambda p: Lion(p, lr=3.0), 3001, LOG),
+    "Adam, eps 0": (lambda p: Adam(p, lr=1.0, betas=(0.05, 0.05), eps=0.0), 9001, LOG),
+    "Adam, eps 1e-8": (lambda p: Adam(p, lr=0.1, betas=(0.9, 0.9), eps=1e-8, leap=3.0), 3001, LOG),
+}
+
+
+@pytest.mark.parametrize("name", DEEP)
+def test_every_optimizer_of_the_chapter_goes_past_log_L_minus_10000_without_stagnating(name):
+    make, steps, loss = DEEP[name]
+    net = ib.models.Linear(3, 3)
+    history = ib.History()
+    for t, q in ib.train(make(net.parameters()), lambda: Y_SMALL * net(X_SMALL), loss, steps):
+        history.append(t, log_loss=LOG(q), length=ib.measures.norm([net.weight], 2))
+    assert torch.isfinite(history["log_loss"]).all() and torch.isfinite(history["length"]).all()
+    assert (history["log_loss"][-1] < -1e4).all()
+    assert (history["length"].diff(dim=0) > 0).all()
+
+
+@pytest.mark.parametrize("eps", [0.0, 1e-8])
+def test_a_plain_adam_stops_or_breaks_long_before(eps):
+    net = ib.models.Linear(3, 3)
+    try:
+        _, q = last(
+            net,
+            lambda p: torch.optim.Adam(p, lr=1.0, betas=(0.05, 0.05), eps=eps),
+            PLAIN,
+            1009,
+            X_SMALL,
+            Y_SMALL,
+        )
+    except FloatingPointError:
+        assert eps == 0
+    else:
+        assert eps > 0 and (LOG(q) > -100).all()
+
+
+def test_the_loss_of_adam_falls_by_less_than_half_the_log_of_beta2_a_step_on_average():
+    net = ib.models.Linear(3, 3)
+    _, q = last(net, lambda p: Adam(p, lr=1.0, betas=(0.5, 0.5), eps=0.0), LOG, 2003, X_SMALL, Y_SMALL)
+    assert (-LOG(q) / 2003 < 1.05 * math.log(2) / 2).all()
+    assert (-LOG(q) / 2003 > 0.5 * math.log(2) / 2).all()
+
+
+@pytest.mark.parametrize("leap", [30.0, 300.0])
+def test_a_large_leap_descends_like_gradient_descent_of_that_step_on_log_L(leap):
+    net = ib.models.Linear(3, 3)
+    _, q = last(net, lambda p: Adam(p, lr=0.1, betas=(0.9, 0.9), eps=1e-8, leap=leap), LOG, 1009, X_SMALL, Y_SMALL)
+    assert torch.isfinite(net.weight).all()
+    assert (LOG(q) < -100 * leap).all()
+
+
+@pytest.mark.parametrize("make", [*OURS.values()], ids=OURS)
+def test_float32_parameters_stay_float32_and_follow_float64(make):
+    fine, coarse = TwoLayers(range(3)), TwoLayers(range(3)).float()
+    last(fine, make, LOG, steps=7)
+    last(coarse, make, LOG, steps=7, X=X.float(), y=y.float())
+    assert coarse.W.dtype == torch.float32
+    assert torch.allclose(coarse.W.double(), fine.W, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda p: SteepestDescent(p, lr=0.1, norm="l3"),
+            "norm must be one of l1, l2, linf, spectral, got 'l3'",
+        ),
+        (lambda p: SteepestDescent(p, lr=-0.1, norm="l2"), "lr must be positive, got -0.1"),
+        (lambda p: SteepestDescent(p, lr=math.nan, norm="l2"), "lr must be positive, got nan"),
+        (lambda p: Lion(p, lr=0.0), "lr must be positive, got 0.0"),
+        (lambda p: Lion(p, lr=0.1, betas=(0.9, 1.0)), r"betas must lie in \[0, 1\), got \(0.9, 1.0\)"),
+        (lambda p: Adam(p, lr=-1), "lr must be positive, got -1"),
+        (lambda p: Adam(p, lr=0.1, betas=(1.0, 0.99)), r"betas must lie in \[0, 1\), got \(1.0, 0.99\)"),
+        (lambda p: Adam(p, lr=0.1, eps=-1e-8), "eps and leap must be at least 0, got eps=-1e-08, leap=0.0"),
+        (lambda p: Adam(p, lr=0.1, leap=-1.0), "eps and leap must be at least 0, got eps=1e-08, leap=-1.0"),
+        (lambda p: Adam(p, lr=0.1).step(), "needs log L: call step"),
+        (lambda p: Lion(p, lr=0.1, log_domain=True).step(), "needs log L: call step"),
+        (
+            lambda p: SteepestDescent(p, lr=0.1, norm="spectral").step(),
+            r'"spectral" needs matrices .* shape \(3, 5\)',
+        ),
+        (
+            lambda p: unit_steps([q.grad for q in p], "l3"),
+            "norm must be one of l1, l2, linf, spectral, got 'l3'",
+        ),
+    ],
+)
+def test_an_impossible_setting_is_an_error_that_names_it(call, message):
+    w = torch.nn.Parameter(torch.ones(3, 5))
+    w.grad = torch.ones(3, 5)
+    with pytest.raises(ValueError, match=message):
+        call([w])
+
+
+@pytest.mark.parametrize("make", OURS.values(), ids=OURS)
+def test_a_parameter_without_gradient_is_left_alone(make):
+    used, unused = (torch.nn.Parameter(torch.ones(3, 2, 5)) for _ in range(2))
+    used.grad = torch.ones(3, 2, 5)
+    make([unused, used]).step(lambda: torch.zeros(3))
+    assert torch.equal(unused, torch.ones(3, 2, 5)) and not torch.equal(used, unused)

@@ -1,0 +1,276 @@
+"""The training loop, its clock and its history; plain gradient descent is the reference for time."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+import ibutils as ib
+
+X, y = ib.data.gaussian_separable(11, 5, range(3))
+EXP, LOG_EXP, LOG, PLAIN = (
+    ib.losses.exponential,
+    ib.losses.log_exponential,
+    ib.losses.log_logistic,
+    ib.losses.logistic,
+)
+
+
+def linear(make=lambda p: torch.optim.SGD(p, lr=0.1)):
+    net = ib.models.Linear(3, 5)
+    return net, make(net.parameters()), lambda: y * net(X)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7, 59, 60, 61, 1009, 10**6 + 3])
+def test_log_spaced_steps_are_distinct_rising_whole_numbers_from_1_to_the_last(steps):
+    found = ib.log_spaced(steps)
+    assert found == sorted(set(found)) and len(found) <= 60
+    assert all(isinstance(t, int) for t in found)
+    assert found[0] == 1 and found[-1] == steps
+
+
+def test_log_spaced_steps_grow_by_a_constant_factor():
+    found = np.array(ib.log_spaced(10**6, count=13))
+    assert len(found) == 13
+    assert found[1:] / found[:-1] == pytest.approx(10**0.5, rel=0.06)
+
+
+@pytest.mark.parametrize(("steps", "count"), [(0, 60), (-3, 60), (7, 1)])
+def test_impossible_log_spaced_steps_are_an_error(steps, count):
+    with pytest.raises(ValueError, match=f"got steps={steps}, count={count}"):
+        ib.log_spaced(steps, count)
+
+
+def test_training_without_steps_is_an_error():
+    _, opt, forward = linear()
+    with pytest.raises(ValueError, match="steps must be at least 1"):
+        list(ib.train(opt, forward, PLAIN, steps=0))
+
+
+def test_training_pauses_at_log_spaced_steps_or_where_it_is_told_and_at_the_end():
+    _, opt, forward = linear()
+    assert [t for t, _ in ib.train(opt, forward, PLAIN, steps=101)] == ib.log_spaced(101)
+    assert [t for t, _ in ib.train(opt, forward, PLAIN, steps=101, pauses=iter([17, 3]))] == [3, 17, 101]
+    assert [t for t, _ in ib.train(opt, forward, PLAIN, steps=101, pauses=[])] == [101]
+
+
+def test_q_at_a_pause_is_that_of_the_parameters_after_t_updates_of_plain_descent():
+    net, opt, forward = linear()
+    Z = (y[:, :, None] * X).numpy()
+    w, expected = np.zeros((3, 5)), []
+    for _ in range(13):
+        slope = -1 / (1 + np.exp(np.einsum("rnd,rd->rn", Z, w))) / 11
+        w = w - 0.1 * np.einsum("rn,rnd->rd", slope, Z)
+        expected.append(w)
+    for t, q in ib.train(opt, forward, PLAIN, steps=13, pauses=range(1, 13)):
+        assert net.weight.detach().numpy() == pytest.approx(expected[t - 1], rel=1e-12)
+        assert q.detach().numpy() == pytest.approx(np.einsum("rnd,rd->rn", Z, expected[t - 1]), rel=1e-12)
+        assert q.requires_grad
+
+
+def test_measuring_with_the_graph_of_q_does_not_change_the_training():
+    quiet, loud = linear(), linear()
+    *_, (_, q) = ib.train(*quiet[1:], PLAIN, steps=53)
+    for _, q_loud in ib.train(*loud[1:], PLAIN, steps=53):
+        (100 * q_loud).sum().backward()
+    assert torch.equal(q, q_loud)
+
+
+def test_losses_are_summed_over_runs_so_that_eps_means_the_same_in_a_stack():
+    together, opt, forward = linear(lambda p: torch.optim.Adam(p, lr=0.1, eps=0.1))
+    list(ib.train(opt, forward, PLAIN, steps=7))
+    alone = ib.models.Linear(1, 5)
+    opt = torch.optim.Adam(alone.parameters(), lr=0.1, eps=0.1)
+    list(ib.train(opt, lambda: y[1:2] * alone(X[1:2]), PLAIN, steps=7))
+    averaged = ib.models.Linear(1, 5)
+    opt = torch.optim.Adam(averaged.parameters(), lr=0.1, eps=0.1)
+    list(ib.train(opt, lambda: y[1:2] * averaged(X[1:2]), lambda q: PLAIN(q) / 3, steps=7))
+    assert torch.allclose(together.weight[1:2], alone.weight, rtol=0, atol=1e-14)
+    assert not torch.allclose(together.weight[1:2], averaged.weight, atol=1e-3)
+
+
+def test_the_closure_hands_the_loss_of_every_run_to_the_optimizer():
+    class Listening(torch.optim.SGD):
+        heard = []
+
+        def step(self, closure=None):
+            self.heard.append(closure())
+            return super().step()
+
+    net, opt, forward = linear(lambda p: Listening(p, lr=0.1))
+    expected = PLAIN(forward()).detach()
+    list(ib.train(opt, forward, PLAIN, steps=3))
+    assert len(opt.heard) == 3 and torch.equal(opt.heard[0], expected) and not opt.heard[0].requires_grad
+
+
+def groups():
+    a, b = (torch.nn.Parameter(torch.zeros(3, 1, dtype=torch.float64)) for _ in range(2))
+    opt = torch.optim.SGD([{"params": [a], "lr": 0.5}, {"params": [b], "lr": 2.0}])
+    return a, b, opt, lambda: a + b
+
+
+def test_a_schedule_scales_every_rate_and_the_rates_are_put_back_at_the_end():
+    a, b, opt, forward = groups()
+    seen = []
+    for _ in ib.train(opt, forward, lambda q: q.sum(-1), steps=5, schedule=lambda t: 1 / t, pauses=range(1, 5)):
+        seen.append((opt.param_groups[0]["lr"], opt.param_groups[1]["lr"]))
+    harmonic = 1 + 1 / 2 + 1 / 3 + 1 / 4 + 1 / 5
+    assert seen == [(0.5 / t, 2 / t) for t in range(1, 6)]
+    assert torch.allclose(-a, torch.full_like(a, 0.5 * harmonic)) and torch.allclose(
+        -b, torch.full_like(b, 2 * harmonic)
+    )
+    assert [group["lr"] for group in opt.param_groups] == [0.5, 2.0]
+
+
+def test_the_rates_are_put_back_when_the_reader_stops_early_or_the_loss_breaks():
+    _, _, opt, forward = groups()
+    training = ib.train(opt, forward, lambda q: q.sum(-1), steps=5, schedule=lambda t: 1 / (1 + t))
+    next(training)
+    assert opt.param_groups[0]["lr"] == 0.25
+    training.close()
+    assert [group["lr"] for group in opt.param_groups] == [0.5, 2.0]
+    with pytest.raises(FloatingPointError):
+        list(ib.train(opt, forward, lambda q: q.sum(-1) * math.nan, steps=5, schedule=lambda t: 1 / (1 + t)))
+    assert [group["lr"] for group in opt.param_groups] == [0.5, 2.0]
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_a_loss_that_is_not_finite_stops_the_training_before_the_update(bad):
+    net, opt, forward = linear()
+    calls = []
+
+    def breaking(q):
+        calls.append(net.weight.detach().clone())
+        return PLAIN(q) + torch.tensor([0.0, bad, bad] if len(calls) == 5 else [0.0] * 3)
+
+    with pytest.raises(FloatingPointError, match=r"step 5: loss not finite in runs \[1, 2\]"):
+        list(ib.train(opt, forward, breaking, steps=13, pauses=[]))
+    assert torch.equal(net.weight, calls[-1]) and not torch.equal(calls[-1], calls[-2])
+
+
+def test_losses_of_opposite_infinities_are_both_named():
+    _, opt, forward = linear()
+    with pytest.raises(FloatingPointError, match=r"step 1: loss not finite in runs \[0, 2\]"):
+        list(ib.train(opt, forward, lambda q: PLAIN(q) + torch.tensor([math.inf, 0.0, -math.inf]), steps=3))
+
+
+def test_the_clock_adds_lr_over_L():
+    net, opt, forward = linear()
+    clock, elapsed = ib.Clock(), torch.zeros(3, dtype=torch.float64)
+    before = LOG(forward()).detach()
+    for t, q in ib.train(opt, forward, LOG, 13, schedule=lambda t: t**-0.5, clock=clock, pauses=range(1, 13)):
+        elapsed = elapsed + 0.1 * t**-0.5 / before.exp()
+        before = LOG(q).detach()
+        assert torch.allclose(clock.log_t, elapsed.log(), rtol=1e-12)
+
+
+def plain_descent(Z, lr, pauses):
+    """w at `pauses` of w <- w + lr/n sum_i exp(-<w, z_i>) z_i, every run in one block-diagonal product."""
+    runs, n, d = Z.shape
+    blocks = np.zeros((runs * n, runs * d))
+    for r in range(runs):
+        blocks[r * n : (r + 1) * n, r * d : (r + 1) * d] = Z[r]
+    down, up = np.ascontiguousarray(-blocks), np.ascontiguousarray(lr / n * blocks.T)
+    w, q, move, found, done = np.zeros(runs * d), np.zeros(runs * n), np.zeros(runs * d), [], 0
+    for pause in pauses:
+        for _ in range(pause - done):
+            np.dot(down, w, out=q)
+            np.exp(q, out=q)
+            np.dot(up, q, out=move)
+            w += move
+        done = pause
+        found.append(w.reshape(runs, d).copy())
+    return np.array(found)
+
+
+def unit(w):
+    return w / np.linalg.norm(w, axis=-1, keepdims=True)
+
+
+def test_the_clock_of_descent_on_log_L_shows_the_direction_of_plain_descent_up_to_a_million_steps():
+    X, y = ib.data.gaussian_separable(4, 2, [0, 1, 3])
+    lr, times = 0.02, [10**k for k in range(2, 7)]
+    expected = plain_descent((y[:, :, None] * X).numpy(), lr, times)
+    net, clock, history = ib.models.Linear(3, 2), ib.Clock(), ib.History()
+    opt = torch.optim.SGD(net.parameters(), lr=0.004)
+    for t, _ in ib.train(opt, lambda: y * net(X), LOG_EXP, 20011, clock=clock, pauses=range(1, 20011, 5)):
+        history.append(t, w=net.weight, log_t=clock.log_t)
+    w, log_t = history["w"].numpy(), history["log_t"].numpy() - math.log(lr)
+    assert (log_t[0] < math.log(times[0])).all() and (log_t[-1] > math.log(times[-1])).all()
+    for t, plain in zip(times, expected, strict=True):
+        found = [[np.interp(math.log(t), log_t[:, r], w[:, r, j]) for j in range(2)] for r in range(3)]
+        assert np.abs(unit(np.array(found)) - unit(plain)).max() < 1e-3
+    turned = np.abs(unit(expected[-1]) - unit(expected[0])).max(axis=1)
+    assert turned.max() > 0.1
+
+
+def late_descent(start, steps, X, y, svm):
+    """(w, log t) of gradient descent begun on the exact direction at log L of about -start."""
+    net, clock = ib.models.Linear(len(X), X.shape[2]), ib.Clock()
+    net.weight.data.copy_(start * svm.w / svm.gamma[:, None])
+    opt = torch.optim.SGD(net.parameters(), lr=0.5 / X.square().sum(-1).max().item())
+    *_, _ = ib.train(opt, lambda: y * net(X), LOG_EXP, steps, clock=clock)
+    return net.weight.detach(), clock.log_t
+
+
+def test_the_clock_goes_on_where_floats_end():
+    svm = ib.max_margin(X, y)
+    _, log_t = late_descent(9000.0, 13, X, y, svm)
+    assert torch.isfinite(log_t).all() and (log_t > 8900).all()
+
+
+def test_the_clock_of_one_run_passes_the_largest_float_without_a_stop():
+    X, y = ib.data.gaussian_separable(7, 3, range(3), margin=1.0)
+    net, clock, history = ib.models.Linear(3, 3), ib.Clock(), ib.History()
+    opt = torch.optim.SGD(net.parameters(), lr=1.0)
+    for t, q in ib.train(opt, lambda: y * net(X), LOG, 1009, clock=clock):
+        history.append(t, log_t=clock.log_t, log_loss=LOG(q))
+    assert (history["log_t"].diff(dim=0) > 0).all()
+    assert (history["log_t"][-1] > 1000).all()
+    assert torch.allclose(history["log_t"][-1], -history["log_loss"][-1], rtol=0.01)
+
+
+@pytest.mark.parametrize("start", [1000.0, 10000.0])
+def test_the_bias_gap_of_gradient_descent_is_its_dual_entropy_over_log_t(start):
+    X, y = ib.data.gaussian_separable(7, 3, range(5), margin=1.0)
+    svm = ib.max_margin(X, y, norm=2)
+    w, log_t = late_descent(start, 3001, X, y, svm)
+    log_alpha = svm.alpha.clamp_min(1e-300).log()
+    constant = log_alpha.max(1).values - (svm.alpha * log_alpha).sum(1)
+    gap = 1 - ib.measures.margin_ratio(X, y, w, svm)
+    assert (constant > 0.1).all()
+    assert torch.allclose(gap * log_t, constant, rtol=0.01)
+
+
+def test_a_history_stacks_what_it_is_told_and_keeps_its_own_copy():
+    history, w = ib.History(), torch.zeros(3, 5, requires_grad=True)
+    for t in (1, 7):
+        history.append(t, w=w, number=0.5 * t)
+        w.data.add_(1)
+    assert len(history) == 2
+    assert history["t"].tolist() == [1, 7] and history["number"].tolist() == [0.5, 3.5]
+    assert history["w"].shape == (2, 3, 5) and not history["w"].requires_grad
+    assert history["w"][:, 0, 0].tolist() == [0, 1]
+
+
+def test_an_empty_history_has_no_length():
+    assert len(ib.History()) == 0
+
+
+@pytest.mark.parametrize(
+    "measured", [{}, {"loss": 1}, {"loss": 1, "gap": 2, "margin": 3}, {"loss": 1, "gap": 2, "q": 3}]
+)
+def test_a_history_refuses_names_that_differ_from_its_first(measured):
+    history = ib.History()
+    history.append(1, loss=1.0, margin=2.0)
+    with pytest.raises(ValueError, match=r"the history holds \['loss', 'margin'\]"):
+        history.append(2, **measured)
+    assert len(history) == 1
+
+
+def test_an_unknown_name_of_a_history_is_an_error_that_lists_the_known():
+    history = ib.History()
+    history.append(1, loss=1.0)
+    with pytest.raises(KeyError, match=r"nothing named 'los' was recorded; there is \['loss', 't'\]"):
+        history["los"]
