@@ -32,8 +32,8 @@ def interval(values, confidence: float = 0.95) -> tuple[float, float, float]:
     method = "BCa" if np.ptp(jackknife) > 0 else "percentile"
     unit = 2.0 ** np.floor(np.log2(spread))  # BCa cubes differences; a power of 2 changes no digit
     ends = bootstrap((x / unit,), np.median, confidence_level=confidence, method=method, rng=np.random.default_rng(0))
-    low, high = ends.confidence_interval
-    return middle, float(low * unit), float(high * unit)
+    low, high = np.clip(np.array(ends.confidence_interval) * unit, x.min(), x.max())  # percentiles round past an end
+    return middle, float(low), float(high)
 
 
 @dataclass(frozen=True)

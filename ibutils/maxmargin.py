@@ -22,13 +22,16 @@ class MaxMargin:
 
 
 class NotSeparable(ValueError):
-    """No w has y_i <w, x_i> > 0 for all i. Proof: `alpha [n]` on the simplex with sum_i alpha_i y_i x_i = 0."""
+    """No w separates the run, up to tolerance. Proof: `alpha [n]` on the simplex with sum_i alpha_i y_i x_i = 0.
+
+    `residual` is the dual norm of that sum over the largest |x_ij|: no margin exceeds it, in those units.
+    """
 
     def __init__(self, run: int, alpha: np.ndarray, residual: float):
         self.run, self.alpha, self.residual = run, alpha, residual
         super().__init__(
             f"run {run} is not linearly separable: the convex weights in .alpha combine its y_i x_i to a vector of "
-            f"norm {residual:.1e} times the largest of them; use other data, or a model that can separate them"
+            f"norm {residual:.1e} times the largest |x_ij|; use other data, or a model that can separate them"
         )
 
 

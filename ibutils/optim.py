@@ -113,10 +113,10 @@ class Adam(torch.optim.Optimizer):
     with Dt = max(1, leap eps / (lr L)): single exact steps while eps < lr L / leap, and a step of `leap` on log L at the
     end. With leap = 0 (the default) every step is plain Adam's. `log_t [runs]` is the log of the plain steps made.
 
-    Use with `train` and a `log_` loss, which pass log L through `step(closure)`; one parameter group.
+    lr is a number or a tensor [runs], a step size of its own for each run. Use with `train` and a `log_` loss, which pass log L through `step(closure)`; one parameter group.
     """
 
-    def __init__(self, params, lr: float, betas=(0.9, 0.999), eps: float = 1e-8, leap: float = 0.0):
+    def __init__(self, params, lr: float | Tensor, betas=(0.9, 0.999), eps: float = 1e-8, leap: float = 0.0):
         if eps < 0 or leap < 0:
             raise ValueError(f"eps and leap must be at least 0, got eps={eps}, leap={leap}")
         super().__init__(params, {"lr": _positive(lr=lr), "betas": _betas(betas), "eps": eps, "leap": leap})
@@ -131,11 +131,15 @@ class Adam(torch.optim.Optimizer):
             raise ValueError(f"params must form one group, as log_t is one clock; got {len(self.param_groups)} groups")
         (group,) = self.param_groups
         lr, (b1, b2), eps, leap = group["lr"], group["betas"], group["eps"], group["leap"]
-        log_eps = (math.log(eps) if eps else -math.inf) - log_loss  # log(eps e^c), [runs]
-        log_dt = (log_eps + math.log(leap / lr)).clamp_min(0) if leap else torch.zeros_like(log_loss)
-        self.log_t = torch.logaddexp(self.log_t, log_dt)
+        leap = leap if eps else 0.0
         log_b1, log_b2 = (math.log(b) if b else -math.inf for b in (b1, b2))
-        shift = log_eps.clamp_min(0)  # numerator and denominator are divided by max(1, eps e^c), beyond floats late
+        log_dt = torch.zeros((), dtype=log_loss.dtype)
+        if eps:
+            log_eps = math.log(eps) - log_loss  # log(eps e^c), [runs]
+            shift = log_eps.clamp_min(0)  # numerator and denominator are divided by max(1, eps e^c), beyond floats late
+        if leap:
+            log_dt = (log_eps + (leap / torch.as_tensor(lr)).log()).clamp_min(0)  # [runs]
+        self.log_t = torch.logaddexp(self.log_t, log_dt)
         for p in group["params"]:
             if p.grad is None:
                 continue
@@ -151,7 +155,7 @@ class Adam(torch.optim.Optimizer):
             m.mul_((dt * log_b1 + growth).exp()).add_((1 - k1) * p.grad)
             v.mul_((dt * log_b2 + 2 * growth).exp()).add_((1 - k2) * p.grad.square())
             denominator = (v / (1 - left2)).sqrt_()
-            numerator = m * (lr / (1 - left1))
+            numerator = m * ((_like(lr, p) if torch.is_tensor(lr) else lr) / (1 - left1))
             if eps:
                 denominator.mul_(_like((-shift).exp(), p)).add_(_like((log_eps - shift).exp(), p))
                 numerator.mul_(_like((log_dt - shift).exp(), p))
@@ -163,8 +167,8 @@ def _like(per_run: Tensor, p: Tensor) -> Tensor:
     return per_run.reshape(-1, *[1] * (p.dim() - 1))
 
 
-def _positive(lr: float) -> float:
-    if not lr > 0:
+def _positive(lr: float | Tensor) -> float | Tensor:
+    if not (torch.as_tensor(lr) > 0).all():
         raise ValueError(f"lr must be positive, got {lr}")
     return lr
 

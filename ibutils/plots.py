@@ -2,7 +2,6 @@
 
 import matplotlib.pyplot as plt
 import torch
-from matplotlib.ticker import FuncFormatter
 
 # Okabe & Ito's colour-blind safe palette; the line styles tell the curves apart without colour.
 STYLES = {
@@ -26,7 +25,7 @@ def use_style() -> None:
             "savefig.facecolor": "white",
             "axes.spines.top": False,
             "axes.spines.right": False,
-            "font.size": 11,
+            "font.size": 12,
             "legend.frameon": False,
         }
     )
@@ -51,19 +50,6 @@ def band(ax, t, values, label: str | None = None, **kwargs):
     low, middle, high = torch.quantile(values, torch.tensor([0.1, 0.5, 0.9], dtype=values.dtype), dim=1)
     (line,) = ax.plot(t, middle, label=label, **kwargs)
     ax.fill_between(t, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
-    return ax
-
-
-def law(ax, t, values, label: str):
-    """A prediction of the theory: a dotted line on top of what was measured."""
-    ax.plot(t, values, color="black", linestyle=":", linewidth=2, label=label, zorder=5)
-    return ax
-
-
-def decades(ax):
-    """Label an abscissa that holds log10 t on a logarithmic axis with t itself: 10, 10^10, 10^100, 10^1000."""
-    ax.set_xscale("log")
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"$10^{{{x:g}}}$"))
     return ax
 
 

@@ -68,7 +68,7 @@ def log_spaced(steps: int, count: int = 60) -> list[int]:
 class Clock:
     """The time of plain gradient flow that a descent on log L has covered:  T = sum_k lr_k / L_k, kept as log T.
 
-    A step lr on log L moves w by lr grad L / L, as gradient flow on L does in the time lr / L. T passes the largest
+    A step lr on log L moves w by lr grad L / L, as gradient flow on L does in the time lr / L, to first order in lr. T passes the largest
     float early (L = e^-10000 is an ordinary loss here), so only its logarithm `log_t [runs]` is held. Plain gradient
     descent of learning rate eta has T = eta t after t steps.
     """
@@ -102,6 +102,12 @@ class History:
         if name not in self._rows:
             raise KeyError(f"nothing named {name!r} was recorded; there is {sorted(self._rows)}")
         return torch.stack(self._rows[name])
+
+    def part(self, runs: slice) -> "History":
+        """The history of some of the runs, for variants that were trained as one stack."""
+        part = History()
+        part._rows = {name: [v[runs] if v.dim() else v for v in values] for name, values in self._rows.items()}
+        return part
 
     def __len__(self) -> int:
         return len(self._rows.get("t", []))

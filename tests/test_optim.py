@@ -395,3 +395,18 @@ def test_a_parameter_without_gradient_is_left_alone(make):
     used.grad = torch.ones(3, 2, 5)
     make([unused, used]).step(lambda: torch.zeros(3))
     assert torch.equal(unused, torch.ones(3, 2, 5)) and not torch.equal(used, unused)
+
+
+def test_adam_takes_a_step_size_for_each_run():
+    X, y = ib.data.gaussian_separable(11, 5, range(3), margin=0.5)
+    lrs = torch.tensor([1e-3, 1e-2, 0.1], dtype=torch.float64)
+
+    def last(rows, lr):
+        Z, model = (y.unsqueeze(-1) * X)[rows], ib.models.Linear(len(X[rows]), 5)
+        opt = ib.optim.Adam(model.parameters(), lr=lr, eps=1e-3, leap=0.1)
+        for _ in ib.train(opt, lambda: model(Z), ib.losses.log_exponential, 300):
+            pass
+        return model.weight.detach()
+
+    alone = torch.cat([last(slice(r, r + 1), lr.item()) for r, lr in enumerate(lrs)])
+    torch.testing.assert_close(last(slice(None), lrs), alone, rtol=0, atol=1e-12)

@@ -71,21 +71,6 @@ def test_a_band_of_two_clocks_stands_between_them_as_its_values_do(ax):
     assert ax.lines[0].get_xdata().tolist() == ax.lines[0].get_ydata().tolist() == [2, 20]
 
 
-def test_a_law_is_dotted_and_on_top(ax):
-    ib.plots.band(ax, torch.tensor([1.0, 2.0]), torch.ones(2, 3))
-    assert ib.plots.law(ax, torch.tensor([1.0, 2.0]), torch.tensor([3.0, 5.0]), "1/log t") is ax
-    line = ax.lines[1]
-    assert line.get_linestyle() == ":" and line.get_label() == "1/log t" and line.get_ydata().tolist() == [3, 5]
-    assert line.get_zorder() > ax.lines[0].get_zorder()
-
-
-def test_decades_label_the_logarithm_of_time_with_time_itself(ax):
-    assert ib.plots.decades(ax) is ax
-    label = ax.xaxis.get_major_formatter()
-    assert ax.get_xscale() == "log"
-    assert [label(x, None) for x in (1, 100, 10000)] == ["$10^{1}$", "$10^{100}$", "$10^{10000}$"]
-
-
 @pytest.mark.parametrize("w", [torch.tensor([3.0, 4.0], dtype=torch.float64), [0.0, -1e-9], [1e9, 0.0]])
 def test_a_separator_is_orthogonal_to_w_and_crosses_the_square(ax, w):
     assert ib.plots.separator(ax, w, extent=5, color="red", label="exact") is ax

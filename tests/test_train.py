@@ -274,3 +274,12 @@ def test_an_unknown_name_of_a_history_is_an_error_that_lists_the_known():
     history.append(1, loss=1.0)
     with pytest.raises(KeyError, match=r"nothing named 'los' was recorded; there is \['loss', 't'\]"):
         history["los"]
+
+
+def test_a_part_of_a_history_is_the_history_of_those_runs():
+    history = ib.History()
+    for t in (1, 2):
+        history.append(t, w=torch.arange(15.0).reshape(3, 5) * t, log_loss=torch.tensor([1.0, 2.0, 3.0]) * t)
+    part = history.part(slice(1, 3))
+    assert part["t"].tolist() == [1, 2] and part["w"].shape == (2, 2, 5)
+    assert part["w"].equal(history["w"][:, 1:3]) and part["log_loss"].equal(history["log_loss"][:, 1:3])
