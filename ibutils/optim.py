@@ -82,15 +82,17 @@ class Lion(torch.optim.Optimizer):
                 if p.grad is None:
                     continue
                 state, g = self.state[p], p.grad
-                m = state.setdefault("exp_avg", torch.zeros_like(p))
+                if not state:
+                    state.update(exp_avg=torch.zeros_like(p), log_unit=log_loss)
+                m = state["exp_avg"]
                 if group["log_domain"]:  # bring m and g to one unit, the larger of the two
-                    unit = torch.maximum(state.get("log_unit", log_loss), log_loss)
-                    m.mul_(_like((state.get("log_unit", log_loss) - unit).exp(), p))
+                    unit = torch.maximum(state["log_unit"], log_loss)
+                    m.mul_(_like((state["log_unit"] - unit).exp(), p))
                     g = g * _like((log_loss - unit).exp(), p)
                 p.sub_(torch.lerp(g, m, b1).sign_(), alpha=group["lr"])
                 m.lerp_(g, 1 - b2)
                 if group["log_domain"]:
-                    size = m.abs().flatten(1).amax(1).clamp_min(torch.finfo(m.dtype).tiny)
+                    size = m.abs().reshape(len(m), -1).amax(1).clamp_min(torch.finfo(m.dtype).tiny)
                     m.div_(_like(size, p))
                     state["log_unit"] = unit + size.log()
         return log_loss
@@ -144,13 +146,15 @@ class Adam(torch.optim.Optimizer):
             if p.grad is None:
                 continue
             state = self.state[p]
-            m = state.setdefault("exp_avg", torch.zeros_like(p))
-            v = state.setdefault("exp_avg_sq", torch.zeros_like(p))
+            if not state:
+                state.update(exp_avg=torch.zeros_like(p), exp_avg_sq=torch.zeros_like(p), log_loss=log_loss)
+                state.update(forget1=1.0, forget2=1.0)  # b1^t, b2^t of the bias correction
+            m, v = state["exp_avg"], state["exp_avg_sq"]
             dt = _like(log_dt.exp(), p) if leap else 1.0  # inf beyond floats, where b^dt = 0 is right
             k1, k2 = b1**dt, b2**dt
-            state["forget1"] = left1 = state.get("forget1", 1.0) * k1  # b1^t, b2^t of the bias correction
-            state["forget2"] = left2 = state.get("forget2", 1.0) * k2
-            growth = _like(state.get("log_loss", log_loss) - log_loss, p)  # c_t - c_{t-1}, and 0 at the first step
+            state["forget1"] = left1 = state["forget1"] * k1
+            state["forget2"] = left2 = state["forget2"] * k2
+            growth = _like(state["log_loss"] - log_loss, p)  # c_t - c_{t-1}, and 0 at the first step
             state["log_loss"] = log_loss
             m.mul_((dt * log_b1 + growth).exp()).add_((1 - k1) * p.grad)
             v.mul_((dt * log_b2 + 2 * growth).exp()).add_((1 - k2) * p.grad.square())
