@@ -15,7 +15,7 @@ def norm(params: Iterable[Tensor], p: float) -> Tensor:
 
 
 def normalized_margin(q: Tensor, params: Iterable[Tensor], p: float, degree: int = 1) -> Tensor:
-    """gamma_p(theta) = min_i q_i / ||theta||_p^L, with L the model's degree of homogeneity (Lyu & Li 2020, eq. 3).
+    """gamma_p(theta) = min_i q_i / ||theta||_p^L, with L the model's degree of homogeneity (Lyu & Li 2020).
 
     q is [runs, n]; returns [runs]; nan at theta = 0, where no direction exists.
     """

@@ -62,7 +62,7 @@ def polar(G: Tensor) -> Tensor:
 
 
 class Lion(torch.optim.Optimizer):
-    """w <- w - lr sign(b1 m + (1 - b1) g),  m <- b2 m + (1 - b2) g   (Chen et al. 2023, Algorithm 2; no weight decay).
+    """w <- w - lr sign(b1 m + (1 - b1) g),  m <- b2 m + (1 - b2) g   (Chen et al. 2023; no weight decay).
 
     With log_domain=True the gradient handed over is that of log L, and the step is *exactly* Lion's on L itself: m is
     stored over a unit of its own, whose logarithm follows L and m down, so that nothing under- or overflows.

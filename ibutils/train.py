@@ -68,9 +68,9 @@ def log_spaced(steps: int, count: int = 60) -> list[int]:
 class Clock:
     """The time of plain gradient flow that a descent on log L has covered:  T = sum_k lr_k / L_k, kept as log T.
 
-    A step lr on log L moves w by lr grad L / L, as gradient flow on L does in the time lr / L, to first order in lr. T passes the largest
-    float early (L = e^-10000 is an ordinary loss here), so only its logarithm `log_t [runs]` is held. Plain gradient
-    descent of learning rate eta has T = eta t after t steps.
+    A step lr on log L moves w by lr grad L / L, as gradient flow on L does in the time lr / L, to first order in lr.
+    T passes the largest float early (L = e^-10000 is an ordinary loss here), so only its logarithm `log_t [runs]` is
+    held. Plain gradient descent of learning rate eta has T = eta t after t steps.
     """
 
     def __init__(self):
