@@ -94,10 +94,12 @@ def max_margin(X: Tensor, y: Tensor, norm: float | str = 2, tol: float = 1e-6) -
         program = cp.norm(w, "inf" if math.isinf(p) else p)
     Z = Z.detach().to("cpu", torch.float64)  # [runs, pairs, features]
 
-    # One parametrised program for all runs: compiled once, solved `runs` times.
+    # One parametrised program for all runs: compiled once, solved `runs` times, unless that takes longer than to compile
+    # each with its data as constants (500 x 500: thirty times).
     rows, t = cp.Parameter(Z.shape[1:]), cp.Variable()
     margins = rows @ flat >= t
     problem = cp.Problem(cp.Maximize(t), [margins, program <= 1])
+    options = {"tol_gap_abs": 1e-11, "tol_gap_rel": 1e-11, "tol_feas": 1e-11, "ignore_dpp": rows.size > 5_000}
 
     W, alpha = Z.new_empty(len(Z), *shape), Z.new_empty(Z.shape[:2])
     gamma, gap = Z.new_empty(len(Z)), Z.new_empty(len(Z))
@@ -108,7 +110,7 @@ def max_margin(X: Tensor, y: Tensor, norm: float | str = 2, tol: float = 1e-6) -
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)  # "solution may be inaccurate": the gap below decides that
-                problem.solve(solver=cp.CLARABEL, tol_gap_abs=1e-11, tol_gap_rel=1e-11, tol_feas=1e-11)
+                problem.solve(solver=cp.CLARABEL, **options)
         except cp.error.SolverError as error:
             raise RuntimeError(f"run {r}: the solver failed ({error}); rescale the features of X") from error
         if w.value is None or margins.dual_value is None:
