@@ -1,6 +1,8 @@
 """Helpers of the report: data, exact margins, losses in the log domain, optimizers, one training loop, claims.
 
 One convention everywhere: dimension 0 of every tensor is the run. `import ibutils as ib`.
+Data and weights are drawn on the CPU, the same from the same seed everywhere; `X.to(device)` and `net.to(device)` move
+them, and losses, optimizers, `train` and the norms of `measures` compute where they are. `max_margin` solves on the CPU.
 """
 
 from . import claims, data, losses, measures, models, optim, plots, report, shallow

@@ -31,7 +31,7 @@ def class_margins(scores: Tensor, y: Tensor) -> Tensor:
     k = scores.shape[-1]
     if y.is_floating_point() or not ((y >= 0) & (y < k)).all():
         raise ValueError(f"y must hold whole numbers from 0 to {k - 1}, got {y.unique().tolist()[:5]}")
-    own_first = (y.unsqueeze(-1) + torch.arange(k)) % k
+    own_first = (y.unsqueeze(-1) + torch.arange(k, device=y.device)) % k
     scores = scores.gather(-1, own_first)
     return scores[..., :1] - scores[..., 1:]
 

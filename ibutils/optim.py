@@ -147,9 +147,8 @@ class MirrorDescent(torch.optim.Optimizer):
                 state = self.state[w]
                 if not state:
                     state.update(sign=w.sign(), log=power * w.abs().log())  # of u
-                change = (
-                    _like(torch.as_tensor(group["lr"], dtype=w.dtype).log(), w) + w.grad.abs().log()
-                )  # log |lr grad|
+                log_lr = torch.as_tensor(group["lr"], dtype=w.dtype, device=w.device).log()
+                change = _like(log_lr, w) + w.grad.abs().log()  # log |lr grad|
                 unit = torch.maximum(state["log"], change).clamp_min(torch.finfo(w.dtype).min)
                 u = state["sign"] * (state["log"] - unit).exp() - w.grad.sign() * (change - unit).exp()
                 state["sign"], state["log"] = u.sign(), unit + u.abs().log()

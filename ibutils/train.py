@@ -92,7 +92,8 @@ class Passages:
     def __init__(self, params: Iterable[Tensor], levels: Iterable[float]):
         self._live, levels = list(params), list(levels)
         self.params = {level: [p.detach().clone() for p in self._live] for level in levels}
-        self.passed = {level: torch.zeros(len(self._live[0]), dtype=torch.bool) for level in levels}
+        none = torch.zeros(len(self._live[0]), dtype=torch.bool, device=self._live[0].device)
+        self.passed = {level: none.clone() for level in levels}
 
     def record(self, key: Tensor) -> None:
         for level, passed in self.passed.items():

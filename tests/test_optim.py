@@ -105,6 +105,19 @@ def test_a_tensor_of_step_sizes_moves_each_run_as_its_own_entry_does(name, kind)
     assert_stacked_runs_equal_separate_runs(lambda p: make(p, lr), lambda r: lambda p: make(p, alone[r]), LOG)
 
 
+@pytest.mark.parametrize("name", [*TORCH, *OURS])
+def test_two_steps_stay_on_the_device_of_the_parameters(name):
+    net, inputs, labels = TwoLayers(range(3)).to("meta"), X.to("meta"), y.to("meta")  # meta: mixing devices raises
+    opt = (TORCH | OURS)[name](net.parameters())
+    for _ in range(2):
+        opt.zero_grad()
+        values = LOG(labels * net(inputs))
+        values.sum().backward()
+        opt.step(lambda values=values: values.detach())
+    held = [value for state in opt.state.values() for value in state.values() if torch.is_tensor(value) and value.dim()]
+    assert {tensor.device.type for tensor in [*net.parameters(), *held]} == {"meta"}
+
+
 def test_the_battery_notices_a_rule_that_mixes_runs():
     def mean_over_runs(q):
         return PLAIN(q) / len(q)
