@@ -1,8 +1,8 @@
 """Run the stale chapters, then render the book: `python -m ibutils.book [chapter ...] [--all]`.
 
 A chapter is book/NAME.md, its source, and book/NAME.ipynb, the same cells with the outputs of their last run.
-The notebook keeps a digest of what was run. The chapter is stale once its code cells, the ibutils modules they use,
-the claims they name or the pinned versions are others; a change of prose is copied over and runs nothing.
+The notebook keeps a digest of what was run. The chapter is stale once its code cells, the ibutils modules they use, the
+claims or data files they name or the pinned versions are others; a change of prose is copied over and runs nothing.
 `python -m ibutils.book NAME -p runs 8 --out out.ipynb` runs one chapter with other parameters, names and types checked.
 """
 
@@ -116,6 +116,8 @@ def digest(root: Path, name: str) -> str:
         "claims": [claim for claim in claims if name in SUMMARIES or claim["id"] in code],
         "versions": [line for line in (root / "requirements.txt").read_text().splitlines() if "==" in line],
     }
+    if data := {file.name: file.read_text() for file in (root / "book").glob("*.json") if file.name in code}:
+        parts["data"] = data
     if name in SUMMARIES:
         read = [read_executed(root, other) for other in chapters(root) if other not in SUMMARIES]
         parts["read"] = [[cell.outputs for cell in code_cells(other)] for other in read if other]

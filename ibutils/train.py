@@ -96,10 +96,12 @@ class Passages:
         self.passed = {level: none.clone() for level in levels}
 
     def record(self, key: Tensor) -> None:
+        most = key.max().item()
         for level, passed in self.passed.items():
-            new = (key >= level) & ~passed
-            self._keep(level, new)
-            passed |= new
+            if level <= most and not passed.all():
+                new = (key >= level) & ~passed
+                self._keep(level, new)
+                passed |= new
 
     def close(self) -> None:
         for level, passed in self.passed.items():

@@ -140,6 +140,13 @@ def test_other_pinned_versions_make_every_page_stale(mini):
     assert all(book.is_stale(mini, name) for name in book.chapters(mini))
 
 
+def test_another_data_file_changes_the_digest_of_the_page_that_names_it(mini):
+    edit(mini / "book" / "01_first.md", "'first-claim'", "'first-claim', 'cost.json'")
+    before = {name: book.digest(mini, name) for name in book.chapters(mini)}
+    (mini / "book" / "cost.json").write_text("{}")
+    assert {name for name in before if book.digest(mini, name) != before[name]} == {"01_first"}
+
+
 def test_an_unused_module_and_the_pipeline_itself_make_nothing_stale(mini):
     (mini / "ibutils" / "plots.py").write_text("def draw():\n    pass\n")
     edit(mini / "ibutils" / "book.py", "import argparse", "import argparse  # parses")

@@ -98,7 +98,9 @@ QUICK = {  # chapter -> what makes a re-run short, as papermill's -y takes it
     },
     "06_atlas": {"runs": 2, "seed": 3, "n": 4, "d": 12, "patience": 0.1},
     "06_matrices": {"runs": 2, "seed": 3, "classes": 3, "d": 5, "n": 9, "patience": 0.2},
+    "07_rates": {"runs": 2, "seed": 3, "steps": 1000, "momentum_steps": 500, "cycles": 20},
 }
+NO_PARAMETERS = {*book.SUMMARIES, "cost"}  # pages that read results and compute none
 SECTIONS = {
     "04_counterexamples": ["separability", "width", "rotation", "tails", "kkt"],
     "04_optimizers": ["steps", "betas", "samples", "decay"],
@@ -172,7 +174,7 @@ def test_claims_are_decided_once_and_registered():
 
 
 def test_every_chapter_has_a_quick_rerun():
-    assert QUICK.keys() == set(book.chapters(ROOT)) - set(book.SUMMARIES)
+    assert QUICK.keys() == set(book.chapters(ROOT)) - NO_PARAMETERS
 
 
 @pytest.mark.parametrize("chapter", [chapter for chapter in QUICK if chapter not in SECTIONS])
@@ -228,6 +230,7 @@ def test_every_claim_of_a_page_in_sections_belongs_to_one_of_them(chapter):
         ("05_variants", "unknowns", 5),
         ("06_atlas", "d", 10),
         ("06_matrices", "n", 100),
+        ("07_rates", "cycles", 101),
     ],
 )
 def test_a_senseless_value_is_named_by_the_cell_after_the_parameters(tmp_path, chapter, parameter, value):

@@ -1,6 +1,7 @@
 """The training loop, its clock and its history; plain gradient descent is the reference for time."""
 
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -420,3 +421,17 @@ def test_the_parameters_of_a_passage_are_copies():
     assert found.passed[-0.65].all() and not found.passed[100.0].any()
     assert torch.equal(found.params[-0.65][0], torch.stack([first[r] for r in range(3)]))
     assert torch.equal(found.params[100.0][0], start) and not torch.equal(net.weight, start)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="mallopt is glibc's")
+def test_large_blocks_that_are_freed_are_not_faulted_in_anew():
+    resource = pytest.importorskip("resource")
+
+    def faults():
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        for _ in range(10):
+            torch.ones(8_000_000, dtype=torch.float64)  # 64 MB, 16,000 pages
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    faults()
+    assert faults() < 16_000
