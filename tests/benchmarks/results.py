@@ -13,7 +13,7 @@ from statistics import median
 import torch
 
 FILE = Path(__file__).parents[2] / "book" / "cost.json"
-KEY = ("benchmark", "case", "contender", "quantity", "device")
+KEY = ("benchmark", "case", "contender", "device")
 DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 
 
@@ -70,8 +70,9 @@ class Table:
     def add(self, benchmark: str, case: str, contender: str, device: str = "cpu", **quantities) -> None:
         for quantity, values in quantities.items():
             low, middle, high = (float(f"{f(values):.5g}") for f in (min, median, max))
-            keys = zip(KEY, (benchmark, case, contender, quantity, device), strict=True)
-            self.rows.append({**dict(keys), "median": middle, "low": low, "high": high, "rounds": len(values)})
+            key = dict(zip(KEY, (benchmark, case, contender, device), strict=True))
+            spread = {"median": middle, "low": low, "high": high, "rounds": len(values)}
+            self.rows.append({**key, "quantity": quantity, **spread})
 
     def write(self, file: Path = FILE) -> None:
         """Replace the rows of the same keys, keep the others with the description of the machine that made them."""
