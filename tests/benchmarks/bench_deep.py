@@ -1,10 +1,11 @@
 """B2: 32 deep ReLU networks, n = 200, d = 10, width 64, Adam: share of the matrix-product peak."""
 
+import shutil
 from itertools import pairwise
 
 import pytest
 import torch
-from contenders import Loop, Products, Scan, Stack, jax_on
+from contenders import Closed, Compiled, Loop, Products, Scan, Stack, jax_on
 from results import DEVICES, ratios, steps_in_turn
 
 import ibutils as ib
@@ -43,8 +44,11 @@ def bench_deep_ensemble(benchmark, table, device, runs, hidden, dtype):
         "ours": Stack(net(), X, y, fused=True),
         "ours, Adam not fused": Stack(net(), X, y),
         "ours, on log L": Stack(net(), X, y, fused=True, loss=ib.losses.log_logistic),
+        "ours, gradient by hand": Closed(net(), X, y, fused=True),
         "products alone": Products(weights, X),
     }
+    if hidden == 4 and device == "cpu" and shutil.which("c++"):
+        contenders["ours, compiled"] = Compiled(net(), X, y, fused=True)
     if runs <= 32:
         contenders["loop"] = Loop(weights, X, y)
     if jax_on(device):

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import torch
-from contenders import Loop, Scan, SharedStack, Stack, jax_on
+from contenders import Closed, Loop, Scan, SharedStack, Stack, jax_on
 from results import Table
 
 import ibutils as ib
@@ -14,7 +14,7 @@ def bench_contenders_compute_the_same():
     X, y = ib.data.gaussian_separable(13, 5, [0, 0, 1, 1])
     make = lambda: ib.models.MLP(4, [5, 7, 7, 1], range(4), torch.relu)
     weights = list(make().weights)
-    rivals = [Stack(make(), X, y), Stack(make(), X, y, fused=True), Loop(weights, X, y)]
+    rivals = [Stack(make(), X, y), Stack(make(), X, y, fused=True), Closed(make(), X, y), Loop(weights, X, y)]
     if jax_on("cpu"):
         rivals += [Scan(weights, X, y), Scan(weights, X, y, shared=2)]
     for rival in rivals:

@@ -60,6 +60,34 @@ class Products:
                     torch.bmm(W.mT, g)  # that of h, which the data do not need
 
 
+class Closed(Stack):
+    """ReLU networks again, with the gradient of the logistic loss written out and every rectification in place."""
+
+    def advance(self, steps: int) -> None:
+        rectified = torch.ops.aten.threshold_backward.grad_input
+        for _ in range(steps):
+            weights = [W.detach() for W in self.net.weights]
+            inputs = [self.X.mT]
+            for W in weights[:-1]:
+                inputs.append(torch.bmm(W, inputs[-1]).relu_())
+            y = self.y.unsqueeze(1)
+            g = -y / y.shape[-1] * torch.sigmoid(-y * torch.bmm(weights[-1], inputs[-1]))
+            for l in reversed(range(len(weights))):
+                self.net.weights[l].grad = torch.bmm(g, inputs[l].mT)
+                if l:
+                    g = torch.bmm(weights[l].mT, g)
+                    rectified(g, inputs[l], 0, grad_input=g)
+            self.opt.step()
+
+
+class Compiled(Stack):
+    """The model through torch.compile; needs a C++ compiler."""
+
+    def __init__(self, net, *data, **settings):
+        super().__init__(net, *data, **settings)
+        self.net = torch.compile(net, options={"max_autotune": True})
+
+
 class Loop:
     """A run after another, each an nn.Sequential with an optimizer of its own."""
 

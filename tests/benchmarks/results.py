@@ -13,7 +13,7 @@ from statistics import median
 import torch
 
 FILE = Path(__file__).parents[2] / "book" / "cost.json"
-KEY = ("benchmark", "case", "contender", "device")
+KEY = ("benchmark", "case", "device")
 DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 
 
@@ -70,12 +70,12 @@ class Table:
     def add(self, benchmark: str, case: str, contender: str, device: str = "cpu", **quantities) -> None:
         for quantity, values in quantities.items():
             low, middle, high = (float(f"{f(values):.5g}") for f in (min, median, max))
-            key = dict(zip(KEY, (benchmark, case, contender, device), strict=True))
+            key = {"benchmark": benchmark, "case": case, "contender": contender, "device": device}
             spread = {"median": middle, "low": low, "high": high, "rounds": len(values)}
             self.rows.append({**key, "quantity": quantity, **spread})
 
     def write(self, file: Path = FILE) -> None:
-        """Replace the rows of the same keys, keep the others with the description of the machine that made them."""
+        """Replace the cases that were measured, keep the others with the description of the machine that made them."""
         known = json.loads(file.read_text()) if file.is_file() else {"machines": {}, "rows": []}
         new = {tuple(row[key] for key in KEY) for row in self.rows}
         rows = [row for row in known["rows"] if tuple(row[key] for key in KEY) not in new]
