@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import yaml
-from scipy.stats import bootstrap
+from scipy.stats import bootstrap, wilcoxon
 
 MIME = "application/vnd.ibutils.claim+json"
 MARKS = {"supported": "\N{CHECK MARK}", "refuted": "\N{BALLOT X}", "inconclusive": "?"}
@@ -34,6 +34,19 @@ def interval(values, confidence: float = 0.95) -> tuple[float, float, float]:
     ends = bootstrap((x / unit,), np.median, confidence_level=confidence, method=method, rng=np.random.default_rng(0))
     low, high = np.clip(np.array(ends.confidence_interval) * unit, x.min(), x.max())  # percentiles round past an end
     return middle, float(low), float(high)
+
+
+def holm(samples) -> np.ndarray:
+    """p-values of a family of samples [runs], each tested against 0, adjusted so that one false alarm is as rare as stated.
+
+    Each by Wilcoxon's two-sided signed-rank test (p = 1 for a sample of zeros), and then, in increasing order, by Holm (1979):
+    max over j <= i of min(1, (m - j + 1) p_(j)). Returned in the order given.
+    """
+    p = np.array([wilcoxon(x).pvalue if np.any(np.asarray(x)) else 1.0 for x in samples])
+    order = p.argsort()
+    adjusted = np.empty(len(p))
+    adjusted[order] = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)).clip(max=1)
+    return adjusted
 
 
 @dataclass(frozen=True)
@@ -67,7 +80,7 @@ def decide(claim: str, **quantities) -> Verdict:
     where the quantities are not the ones its rule speaks of.
     """
     entry = _registered(claim)
-    rules = [_parse(text, claim) for text in entry["rule"]]
+    rules = [parse_rule(text, claim) for text in entry["rule"]]
     needed = {quantity for _, quantity, _, _ in rules}
     if needed != quantities.keys():
         raise ValueError(f"the rule of {claim} needs {sorted(needed)}, got {sorted(quantities)}")
@@ -119,7 +132,8 @@ def _registered(claim: str) -> dict:
     return entries[claim]
 
 
-def _parse(text: str, claim: str) -> tuple[str, str, str, float]:
+def parse_rule(text: str, claim: str) -> tuple[str, str, str, float]:
+    """('low', 'rho', '>', 0.9) for the rule 'low(rho) > 0.9'; ValueError, naming the claim, where it is none."""
     match = _CONDITION.fullmatch(text)
     if not match:
         raise ValueError(f"the rule {text!r} of {claim} does not read 'low(quantity) >= number' or the like")

@@ -8,6 +8,7 @@ from itertools import pairwise
 import numpy as np
 import torch
 from scipy.optimize import linprog, nnls
+from scipy.stats import rankdata
 from torch import Tensor
 
 from .boundary import disagreement as disagreement
@@ -62,6 +63,23 @@ def _size(w: Tensor, norm: float | str) -> Tensor:
         return largest.squeeze(-1)  # vector_norm takes five times as long for it
     scaled = w / largest.clamp_min(torch.finfo(w.dtype).tiny)  # to size 1: at p = 100 a weight of 2000 overflows
     return torch.linalg.vector_norm(scaled, ord=float(norm), dim=-1) * largest.squeeze(-1)
+
+
+def spearman(x, y, groups=None) -> Tensor:
+    """Spearman's rank correlation along the last axis: x, y [..., n] -> [...]; 0 where x or y is constant.
+
+    With labels `groups` [n] the ranks are those within a group, minus their mean, and correlated over all groups at once: what
+    differs only between groups does not count.
+    """
+    x, y = (np.asarray(values, dtype=float) for values in (x, y))
+    labels = np.zeros(x.shape[-1]) if groups is None else np.asarray(groups)
+    ranks = np.zeros((2, *x.shape))
+    for label in np.unique(labels):
+        own = labels == label
+        ranks[..., own] = rankdata(np.stack([x[..., own], y[..., own]]), axis=-1) - (own.sum() + 1) / 2
+    a, b = ranks
+    scale = np.sqrt((a * a).sum(-1) * (b * b).sum(-1))
+    return torch.as_tensor((a * b).sum(-1) / np.where(scale > 0, scale, 1.0))
 
 
 def balancedness(weights: Iterable[Tensor]) -> Tensor:

@@ -331,7 +331,7 @@ def test_the_configuration_repeats_no_key_and_has_no_unknown_one():
 def test_the_readme_holds_exactly_the_two_commands():
     blocks = re.findall(r"^```\n(pip install .*)\n```$", (ROOT / "README.md").read_text(), flags=re.MULTILINE)
     assert blocks == [
-        "pip install -r requirements.txt && python -m ibutils.book --all",
+        "pip install -r requirements.txt && python -m ibutils.book",
         "pip install -r requirements.txt && pytest",
     ]
 

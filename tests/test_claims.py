@@ -12,10 +12,10 @@ import torch
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import bootstrap
+from scipy.stats import bootstrap, wilcoxon
 
 import ibutils as ib
-from ibutils.claims import MIME, collect, decide, interval, registered
+from ibutils.claims import MIME, collect, decide, holm, interval, parse_rule, registered
 
 BOOK = Path(__file__).parents[1] / "book"
 ENTRIES = [
@@ -297,3 +297,22 @@ def test_every_registered_rule_can_decide(monkeypatch):
     for entry in registered():
         quantities = {re.match(r"\w+\((\w+)\)", text).group(1): HIGH for text in entry["rule"]}
         assert ib.claims.decide(entry["id"], **quantities).verdict in ib.claims.MARKS
+
+
+def test_a_rule_is_read_into_its_parts():
+    assert parse_rule("high(rate) <= -1e-3", "x") == ("high", "rate", "<=", -1e-3)
+
+
+def test_holm_adjusts_wilcoxons_p_values_step_by_step():
+    rng = np.random.default_rng(0)
+    samples = [rng.normal(centre, size=20) for centre in (0.0, 1.0, 0.6)] + [np.zeros(20)]
+    null, first, second = (wilcoxon(x).pvalue for x in samples[:3])
+    assert first < second < null and 3 * second < 2 * null < 1  # so no step is held back by the one before
+    np.testing.assert_allclose(holm(samples), [2 * null, 4 * first, 3 * second, 1.0])
+    np.testing.assert_allclose(holm([samples[1]] * 3), [3 * first] * 3)  # here each is: (3 p, 2 p, p)
+
+
+def test_holm_keeps_the_rate_of_any_false_alarm():
+    rng = np.random.default_rng(1)
+    alarms = [(holm(list(rng.normal(size=(5, 16)))) < 0.2).any() for _ in range(300)]
+    assert 0.12 < np.mean(alarms) < 0.24  # unadjusted tests: 1 - 0.8^5 = 0.67

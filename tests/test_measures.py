@@ -8,6 +8,7 @@ import mpmath
 import numpy as np
 import pytest
 import torch
+from scipy.stats import spearmanr
 
 import ibutils as ib
 
@@ -427,3 +428,30 @@ def test_the_effective_rank_of_singular_values_3_and_1_is_4_over_3_to_the_three_
     U, V = (torch.linalg.qr(torch.randn(n, 2, generator=generator, dtype=torch.float64)).Q for n in (7, 5))
     W = U * torch.tensor([3.0, 1.0], dtype=torch.float64) @ V.T
     assert ib.measures.effective_rank(W).item() == pytest.approx(4 / 3**0.75, rel=1e-12)
+
+
+def test_spearman_is_scipys_for_every_run_ties_included():
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(0, 6, size=(2, 4, 3, 25))
+    found = ib.measures.spearman(x, torch.tensor(y))
+    expected = [[spearmanr(x[i, j], y[i, j]).statistic for j in range(3)] for i in range(4)]
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+def test_spearman_of_a_constant_is_zero():
+    assert ib.measures.spearman(torch.ones(2, 5), torch.arange(10.0).view(2, 5)).tolist() == [0, 0]
+
+
+def test_grouped_ranks_do_not_see_what_differs_between_groups():
+    inside = np.array([3.0, 1.0, 2.0, 9.0, 8.0, 7.0, 6.0])
+    groups = ["a", "a", "a", "b", "b", "b", "b"]
+    shift = np.array([0, 0, 0, 100, 100, 100, 100])
+    assert ib.measures.spearman(inside + shift, -inside + shift) > 0.3
+    assert ib.measures.spearman(inside + shift, -inside + shift, groups) == pytest.approx(-1)
+
+
+def test_grouped_ranks_of_groups_of_one_size_average_the_correlations_of_the_groups():
+    x, y = np.random.default_rng(1).normal(size=(2, 6, 30))
+    alone = [ib.measures.spearman(x[:, part], y[:, part]) for part in (slice(10), slice(10, 20), slice(20, 30))]
+    together = ib.measures.spearman(x, y, np.repeat([5, 3, 4], 10))
+    assert torch.allclose(together, torch.stack(alone).mean(0))

@@ -99,6 +99,19 @@ QUICK = {  # chapter -> what makes a re-run short, as papermill's -y takes it
     "06_atlas": {"runs": 2, "seed": 3, "n": 4, "d": 12, "patience": 0.1},
     "06_matrices": {"runs": 2, "seed": 3, "classes": 3, "d": 5, "n": 9, "patience": 0.2},
     "07_rates": {"runs": 2, "seed": 3, "steps": 1000, "momentum_steps": 500, "cycles": 20},
+    "08_generalization": {
+        "runs": 2,
+        "splits": 2,
+        "seed": 3,
+        "n": 30,
+        "d": 12,
+        "k": 2,
+        "n_few": 6,
+        "n_pair": 10,
+        "n_real": 20,
+        "patience": 0.05,
+    },
+    "08_networks": {"runs": 2, "seed": 3, "inits": 2, "n": 60, "widths": [24, 48], "late": 20.0},
 }
 NO_PARAMETERS = {*book.SUMMARIES, "cost"}  # pages that read results and compute none
 SECTIONS = {
@@ -113,11 +126,11 @@ def claim_records(notebook):
 
 
 def rerun(chapter, out, parameters):
-    """`papermill book/CHAPTER.ipynb out.ipynb --cwd book -y ...`"""
+    """`papermill book/CHAPTER.ipynb out.ipynb --cwd book -y ...`, without a network."""
     papermill = Path(sys.executable).with_name("papermill")
     command = [
         papermill,
-        f"book/{chapter}.ipynb",
+        ROOT / "book" / f"{chapter}.ipynb",
         out,
         "--cwd",
         "book",
@@ -125,7 +138,8 @@ def rerun(chapter, out, parameters):
         "-y",
         yaml.dump(parameters),
     ]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
+    path = os.pathsep.join([str(ROOT / "tests" / "offline"), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1", "PYTHONPATH": path}
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
 
 
@@ -187,7 +201,21 @@ def test_a_rerun_with_other_parameters_decides_the_same_claims(tmp_path, chapter
     kept = [record["id"] for record in claim_records(again)]
     left_out = {"depth-lion", *(f"activation-relu-{name}" for name in ("sgd", "signgd", "adam"))}  # too few optimizers
     assert ids and kept == [claim for claim in ids if claim not in left_out]
-    assert {result["runs"] for record in claim_records(again) for result in record["results"]} == {2}
+    runs = {result["runs"] for record in claim_records(again) for result in record["results"]}
+    assert runs - ({45} if chapter == "08_generalization" else set()) == {2}  # 45: one correlation a pair of digits
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import urllib.request\nurllib.request.urlopen('http://192.0.2.1/digits.csv', timeout=1)",
+        "import socket\nsocket.socket().connect(('192.0.2.1', 80))",
+    ],
+)
+def test_a_page_that_reaches_for_the_network_fails_its_rerun(tmp_path, source):
+    nbformat.write(new_notebook(cells=[new_code_cell(source)]), tmp_path / "page.ipynb")
+    result = rerun(tmp_path / "page", tmp_path / "out.ipynb", {})
+    assert result.returncode != 0 and "no network here" in result.stderr
 
 
 def claims_of(chapter, section):
@@ -231,6 +259,8 @@ def test_every_claim_of_a_page_in_sections_belongs_to_one_of_them(chapter):
         ("06_atlas", "d", 10),
         ("06_matrices", "n", 100),
         ("07_rates", "cycles", 101),
+        ("08_generalization", "k", 81),
+        ("08_networks", "late", 5.0),
     ],
 )
 def test_a_senseless_value_is_named_by_the_cell_after_the_parameters(tmp_path, chapter, parameter, value):
