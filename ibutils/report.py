@@ -20,8 +20,11 @@ def table(rows: dict, *names: str) -> pd.DataFrame:
 
 
 def spread(values, digits: str = ".3f") -> str:
-    """'median [low, high]', the interval of `claims.interval` over runs; '' unless every run has a finite value."""
+    """'median [low, high]', the interval of `claims.interval` over runs; '' unless every run has a finite value.
+
+    The space within the brackets does not break: a narrow table has the median above its interval.
+    """
     if not torch.as_tensor(values).isfinite().all():
         return ""
     middle, low, high = (format(value, digits) for value in interval(values))
-    return f"{middle} [{low}, {high}]"
+    return f"{middle} [{low},\N{NO-BREAK SPACE}{high}]"
