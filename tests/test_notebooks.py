@@ -213,7 +213,9 @@ def test_a_rerun_with_other_parameters_decides_the_same_claims(tmp_path, chapter
     ],
 )
 def test_a_page_that_reaches_for_the_network_fails_its_rerun(tmp_path, source):
-    nbformat.write(new_notebook(cells=[new_code_cell(source)]), tmp_path / "page.ipynb")
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    cells = [new_code_cell("x = 1", metadata={"tags": ["parameters"]}), new_code_cell(source)]
+    nbformat.write(new_notebook(cells=cells, metadata=kernel), tmp_path / "page.ipynb")
     result = rerun(tmp_path / "page", tmp_path / "out.ipynb", {})
     assert result.returncode != 0 and "no network here" in result.stderr
 
