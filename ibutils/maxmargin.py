@@ -16,11 +16,11 @@ from torch import Tensor
 class MaxMargin:
     """A certified solution of every run: gamma <= gamma^* <= gamma + gap."""
 
-    norm: float | str  # p, or the name of a matrix norm
-    w: Tensor  # [runs, d] or [runs, k, d], of norm 1
-    gamma: Tensor  # [runs], the margin that w attains: min_i y_i <w, x_i>
-    alpha: Tensor  # [runs, n] or [runs, n (k - 1)], dual weights on the simplex
-    gap: Tensor  # [runs], ||sum_i alpha_i y_i x_i||_* - gamma, in the dual norm
+    norm: float | str  #: p, or the name of a matrix norm
+    w: Tensor  #: [runs, d] or [runs, k, d], of norm 1
+    gamma: Tensor  #: [runs], the margin that w attains: min_i y_i <w, x_i>
+    alpha: Tensor  #: [runs, n] or [runs, n (k - 1)], dual weights on the simplex
+    gap: Tensor  #: [runs], ||sum_i alpha_i y_i x_i||_* - gamma, in the dual norm
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class NotSeparable(ValueError):
     """No w separates the run, up to tolerance. Proof: `alpha` on the simplex with sum_i alpha_i y_i x_i = 0 (for classes,
     with (e_{y_i} - e_c) x_i^T for y_i x_i, example by example and c = y_i + 1, y_i + 2, ... modulo k).
 
-    `residual` is the dual norm of that sum over the largest |x_ij|: no margin exceeds it, in those units.
+    `residual` is the dual norm of that sum over the largest absolute entry of X: no margin exceeds it, in those units.
     """
 
     def __init__(self, run: int, alpha: np.ndarray, residual: float):

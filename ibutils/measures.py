@@ -93,7 +93,7 @@ def balancedness(weights: Iterable[Tensor]) -> Tensor:
 
 
 def layer_alignment(weights: Iterable[Tensor]) -> Tensor:
-    """|<v_{l+1}, u_l>|, the top right singular vector of W_{l+1} against the top left one of W_l, [runs, L-1].
+    """`|<v_{l+1}, u_l>|`, the top right singular vector of W_{l+1} against the top left one of W_l, [runs, L-1].
 
     1 when neighbouring layers agree on the one direction that passes through both (Ji & Telgarsky 2019).
     """

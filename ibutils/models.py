@@ -134,8 +134,8 @@ class _Tanh(torch.autograd.Function):
 def tanh(a: Tensor) -> Tensor:
     """tanh with the slope 4 e^(-2|a|) / (1 + e^(-2|a|))^2 to full relative accuracy.
 
-    torch.tanh has the slope 1 - tanh^2, which is exactly 0 beyond |a| = 19.1 (9.0 in float32): there a sign step, whose
-    size does not depend on the gradient's, would stop dead. Here that happens beyond |a| = 350.
+    torch.tanh has the slope 1 - tanh^2, which is exactly 0 beyond a = +-19.1 (9.0 in float32): there a sign step, whose
+    size does not depend on the gradient's, would stop dead. Here that happens beyond a = +-350.
     """
     return _Tanh.apply(a)
 

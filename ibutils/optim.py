@@ -13,9 +13,9 @@ _NEEDS_LOG_LOSS = "step needs log L: call step(lambda: log_loss) or use ibutils.
 class SteepestDescent(torch.optim.Optimizer):
     """w <- w - lr (D + weight_decay w),  D = argmax over ||D|| <= 1 of <grad, D>   (normalised steepest descent; Boyd & Vandenberghe 9.4).
 
-    norm "l2": grad / ||grad||_2, normalised GD;  "linf": sign(grad), SignGD;  "l1": the one coordinate of largest
-    |grad|, greedy coordinate descent, that is boosting;  "spectral": U V^T of grad = U S V^T, matrix by matrix;
-    "nuclear": u_1 v_1^T, its top singular pair.
+    norm "l2": grad / ||grad||_2, normalised GD;  "linf": sign(grad), SignGD;  "l1": the one coordinate where
+    `|grad|` is largest, greedy coordinate descent, that is boosting;  "spectral": U V^T of grad = U S V^T, matrix by
+    matrix;  "nuclear": u_1 v_1^T, its top singular pair.
     The vector norms are over all parameters of the group together. The step does not depend on the gradient's
     scale, so a descent on log L and one on L take the same steps. With decoupled weight decay a step is one of Frank &
     Wolfe's (1956) over the ball ||w|| <= 1 / weight_decay, for "l2", "linf" and "l1". lr is a number or a tensor [runs].
@@ -125,9 +125,9 @@ class Muon(torch.optim.Optimizer):
 
 
 class MirrorDescent(torch.optim.Optimizer):
-    """u <- u - lr grad,  w = sign(u) |u|^(1/(p-1)),  u_0 = sign(w_0) |w_0|^(p-1)   (p-GD; Sun et al. 2022).
+    """`u <- u - lr grad,  w = sign(u) |u|^(1/(p-1)),  u_0 = sign(w_0) |w_0|^(p-1)`   (p-GD; Sun et al. 2022).
 
-    Mirror descent for the potential ||w||_p^p / p, p > 1; p = 2 is gradient descent. u is kept as its sign and log |u|,
+    Mirror descent for the potential ||w||_p^p / p, p > 1; p = 2 is gradient descent. u is kept as its sign and `log |u|`,
     so that no power overflows: at p = 100 a weight of 2000 has u = 1e327. u is the state: w is what follows from it. lr
     is a number or a tensor [runs].
     """

@@ -8,6 +8,7 @@ import matplotlib.pyplot as plt
 import torch
 from IPython.display import HTML
 from matplotlib.animation import FuncAnimation
+from matplotlib_inline.backend_inline import set_matplotlib_formats
 from PIL import Image
 
 # Okabe & Ito's colour-blind safe palette; the line styles tell the curves apart without colour.
@@ -24,9 +25,14 @@ STYLES = {
 
 
 def use_style() -> None:
-    """Matplotlib settings of every figure: an opaque white ground (it reads in the dark theme too), no top and right frame."""
+    """Matplotlib settings of every figure: an opaque white ground (it reads in the dark theme too), no top and right frame.
+
+    In a notebook figures are SVG, sharp at every size, and the same text from the same run: no date, no random names.
+    """
+    set_matplotlib_formats("svg", metadata={"Date": None})
     plt.rcParams.update(
         {
+            "svg.hashsalt": "ibutils",
             "figure.dpi": 110,
             "figure.constrained_layout.use": True,
             "savefig.facecolor": "white",

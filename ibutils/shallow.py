@@ -113,15 +113,15 @@ def kernel_fit(K: Tensor, KZ: Tensor, X: Tensor, y: Tensor, Z: Tensor, free: boo
 
 
 def natural_spline(X: Tensor, y: Tensor, Z: Tensor) -> Tensor:
-    """The natural cubic spline, the interpolant of least int f''^2 (Holladay 1957), at Z between the ends; by SciPy."""
+    """The natural cubic spline, the interpolant of least `int f''^2` (Holladay 1957), at Z between the ends; by SciPy."""
     lines = (part.squeeze(2).numpy() if part.ndim == 3 else part.numpy() for part in (X, y, Z))
     return torch.tensor(np.stack([CubicSpline(a, b, bc_type="natural")(c) for a, b, c in zip(*lines, strict=True)]))
 
 
 def curvature(F: Tensor, h: float) -> Tensor:
-    """sum_x (f(x + h) - 2 f(x) + f(x - h))^2 / h^3 over an even grid F [runs, points]: int f''^2 at the resolution h.
+    """sum_x (f(x + h) - 2 f(x) + f(x - h))^2 / h^3 over an even grid F [runs, points]: `int f''^2` at the resolution h.
 
-    Finite for a piecewise linear f, where int f''^2 is not: a kink that bends f by J counts about 2 J^2 / (3 h).
+    Finite for a piecewise linear f, where `int f''^2` is not: a kink that bends f by J counts about 2 J^2 / (3 h).
     """
     return F.diff(n=2, dim=1).square().sum(1) / h**3
 
@@ -138,14 +138,14 @@ def gradient_flow(
     tries: int = 20_000,
     horizon: float = math.inf,
 ) -> Tensor:
-    """theta after the flow theta' = -grad 1/2 |f - y|^2 of all parameters, each run until mean (f - y)^2 <= loss.
+    """theta after the flow `theta' = -grad 1/2 |f - y|^2` of all parameters, each run until mean (f - y)^2 <= loss.
 
     Exponential Euler with the tangent kernel K = J J^T (V^T K V with a free affine part): the step
     theta - J^T K^-1 (1 - e^(-K h)) r is exact while K stays, so stiffness costs nothing. A step is redone, shorter, if
-    K changed by more than the share `change` or |r| rose; h grows by at most `growth`. Where a kink crosses a data point,
+    K changed by more than the share `change` or `|r|` rose; h grows by at most `growth`. Where a kink crosses a data point,
     or slides along one, K jumps and in the rich regime no such step may exist: a step as short as `floor` times
-    2/lambda_max(K), times |r(0)|/|r|, is always taken, even if |r| rises. A run that is not through after that many
-    `tries`, at the time `horizon`, or at a stationary point (|J^T r| < 1e-12 |J| |r|) stays where it is: look at its loss.
+    2/lambda_max(K), times `|r(0)|/|r|`, is always taken, even if `|r|` rises. A run that is not through after that many
+    `tries`, at the time `horizon`, or at a stationary point (`|J^T r| < 1e-12 |J| |r|`) stays where it is: look at its loss.
     """
     theta, live = theta.clone(), torch.arange(len(theta))
     basis = complement(X, free)

@@ -26,7 +26,9 @@ def test_a_table_of_nothing_is_empty():
     assert isinstance(ib.report.table({}, "optimizer", "L"), pd.DataFrame) and ib.report.table({}, "optimizer").empty
 
 
-@pytest.mark.parametrize(("digits", "shown"), [(".3f", "2.000 [2.000,\N{NO-BREAK SPACE}2.000]"), (".2g", "2 [2,\N{NO-BREAK SPACE}2]")])
+@pytest.mark.parametrize(
+    ("digits", "shown"), [(".3f", "2.000 [2.000,\N{NO-BREAK SPACE}2.000]"), (".2g", "2 [2,\N{NO-BREAK SPACE}2]")]
+)
 def test_a_spread_is_the_median_with_its_interval(digits, shown):
     assert ib.report.spread(torch.full((7,), 2.0), digits) == shown
 
