@@ -14,6 +14,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from pathlib import Path
@@ -25,9 +26,11 @@ import yaml
 from nbformat import NotebookNode
 from sphinx_external_toc.parsing import parse_toc_yaml
 from tqdm import tqdm
+from traitlets.config import Config
 
 # They read the notebooks of all other chapters, so they run last.
 SUMMARIES = ("intro", "earlier", "verdicts", "limitations", "reproducibility")
+UNUSED = "# no output of a page depends on what follows"  # in requirements.txt
 KERNEL_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
 
 
@@ -111,11 +114,12 @@ def digest(root: Path, name: str) -> str:
     cells = code_cells(read_source(root, name))
     code = "\n".join(cell.source for cell in cells)
     claims = yaml.safe_load((root / "book" / "claims.yml").read_text())
+    pins = (root / "requirements.txt").read_text()
     parts = {
         "cells": [[cell.source, cell.metadata.get("tags", [])] for cell in cells],
         "modules": modules_used(root / "ibutils", code),
         "claims": [claim for claim in claims if name in SUMMARIES or claim["id"] in code],
-        "versions": [line for line in (root / "requirements.txt").read_text().splitlines() if "==" in line],
+        "versions": [line for line in pins.partition(UNUSED)[0].splitlines() if "==" in line],
     }
     if data := {file.name: file.read_text() for file in (root / "book").glob("*.json") if file.name in code}:
         parts["data"] = data
@@ -134,18 +138,25 @@ def is_stale(root: Path, name: str) -> bool:
     return written != [cell.source for cell in code_cells(executed)]
 
 
-def execute(source: NotebookNode, folder: Path, parameters: dict | None = None, on_cell=None) -> NotebookNode:
-    """Run a notebook through papermill, in a kernel process of its own whose working folder is `folder`."""
-    return papermill.execute_notebook(
-        source,
-        None,
-        parameters,
-        kernel_name="python3",
-        progress_bar=False,
-        on_cell_executed=on_cell,
-        resources={"metadata": {"path": str(folder)}},
-        extra_arguments=["--log-level=CRITICAL"],  # or every kernel writes into the progress line
-    )
+def execute(
+    source: NotebookNode, folder: Path, parameters: dict | None = None, on_cell=None, out: Path | None = None
+) -> NotebookNode:
+    """Run a notebook through papermill, in a kernel process of its own whose working folder is `folder`.
+
+    `out` is written also where a cell raises, with its traceback.
+    """
+    with tempfile.TemporaryDirectory() as sockets:  # a TCP port is free only until another kernel binds it
+        return papermill.execute_notebook(
+            source,
+            out,
+            parameters,
+            kernel_name="python3",
+            progress_bar=False,
+            on_cell_executed=on_cell,
+            resources={"metadata": {"path": str(folder)}},
+            extra_arguments=["--log-level=CRITICAL"],  # or every kernel writes into the progress line
+            config=Config(KernelManager={"transport": "ipc", "connection_file": f"{sockets}/kernel.json"}),
+        )
 
 
 def run(root: Path, names: list[str]) -> bool:
@@ -188,6 +199,16 @@ def parse(text: str, kind: str):
     return {"int": int, "float": float, "str": str, "bool": {"True": True, "False": False}.__getitem__}[kind](text)
 
 
+def declared(chapter: str, source: NotebookNode, names) -> dict[str, str]:
+    """{parameter: type} as the chapter declares them; ValueError where one of `names` is not among them."""
+    kinds = {name: known["inferred_type_name"] for name, known in papermill.inspect_notebook(source).items()}
+    for name in names:
+        if name not in kinds:
+            nearest = "".join(difflib.get_close_matches(name, kinds, n=1, cutoff=0))
+            raise ValueError(f"unknown parameter {name!r}, did you mean {nearest!r}? {chapter} has {', '.join(kinds)}")
+    return kinds
+
+
 def run_once(root: Path, names: list[str], given: list[tuple[str, str]], out: Path | None) -> None:
     """Run one chapter with other parameters into a file of its own; the book stays as it is."""
     if len(names) != 1 or out is None:
@@ -195,12 +216,9 @@ def run_once(root: Path, names: list[str], given: list[tuple[str, str]], out: Pa
     if not out.absolute().parent.is_dir():
         raise ValueError(f"--out: there is no folder {out.parent}, make it first")
     source = read_source(root, names[0])
-    kinds = {name: known["inferred_type_name"] for name, known in papermill.inspect_notebook(source).items()}
+    kinds = declared(names[0], source, [name for name, _ in given])
     parameters = {}
     for name, text in given:
-        if name not in kinds:
-            nearest = "".join(difflib.get_close_matches(name, kinds, n=1, cutoff=0))
-            raise ValueError(f"unknown parameter {name!r}, did you mean {nearest!r}? {names[0]} has {', '.join(kinds)}")
         try:
             parameters[name] = parse(text, kinds[name])
         except (ValueError, KeyError, yaml.YAMLError):

@@ -3,16 +3,15 @@
 Each point of the grid is one papermill run of the chapter, in a kernel of its own, on a worker of a Dask cluster: a
 local one with a worker a core, or a running one (`--scheduler tcp://...`). OUT then holds
 
-    table.parquet, table.csv   one row a point, in the order of the grid
-    points/POINT.ipynb         the executed chapter; POINT.failed.ipynb with its traceback where it raised
-    points/POINT.json          parameters, digest of all that decides the result, seconds, glued numbers and verdicts
+- `table.parquet`, `table.csv`: one row a point, in the order of the grid;
+- `points/POINT.ipynb`: the executed chapter, `POINT.failed.ipynb` with its traceback where it raised;
+- `points/POINT.json`: parameters, digest of all that decides the result, seconds, glued numbers and verdicts.
 
 The chapter's cells and data travel with each task and its notebook comes back, so no shared disk is needed. `ibutils`
 and the pinned requirements must be on every worker; that they are those of the book is checked before each run.
 """
 
 import argparse
-import difflib
 import fcntl
 import hashlib
 import itertools
@@ -32,13 +31,11 @@ from pathlib import Path
 import dask
 import nbformat
 import pandas as pd
-import papermill
 import yaml
 from distributed import CancelledError, Client, KilledWorker, LocalCluster, get_worker, wait
 from distributed.comm import CommClosedError
 from nbformat import NotebookNode
 from tqdm import tqdm
-from traitlets.config import Config
 
 from . import book
 from .claims import MIME
@@ -73,16 +70,6 @@ def read_values(name: str, given, kind: str) -> list:
     return values
 
 
-def declared(chapter: str, source: NotebookNode, names) -> dict[str, str]:
-    """{parameter: type} as the chapter declares them; ValueError where one of `names` is not among them."""
-    kinds = {name: known["inferred_type_name"] for name, known in papermill.inspect_notebook(source).items()}
-    for name in names:
-        if name not in kinds:
-            nearest = "".join(difflib.get_close_matches(name, kinds, n=1, cutoff=0))
-            raise ValueError(f"unknown parameter {name!r}, did you mean {nearest!r}? {chapter} has {', '.join(kinds)}")
-    return kinds
-
-
 def product(grid: dict, kinds: dict[str, str]) -> dict[str, dict]:
     """{file name: point} of the grid's points, the last parameter fastest, each once."""
     lists = {name: read_values(name, given, kinds[name]) for name, given in grid.items()}
@@ -115,21 +102,6 @@ def difference(expected: dict[str, str]) -> str:
     return next(wrong, "")
 
 
-def execute(source: NotebookNode, folder: Path, parameters: dict, out: Path) -> None:
-    """`book.execute` that writes the notebook, also where a cell raises, and shares no TCP port with other kernels."""
-    sockets = {"transport": "ipc", "connection_file": str(folder / ".kernel.json")}  # a port is free until it is bound
-    papermill.execute_notebook(
-        source,
-        out,
-        parameters,
-        kernel_name="python3",
-        progress_bar=False,
-        resources={"metadata": {"path": str(folder)}},
-        extra_arguments=["--log-level=CRITICAL"],
-        config=Config(KernelManager=sockets),
-    )
-
-
 def run_point(name: str, source: NotebookNode, data: dict[str, str], expected: dict[str, str], point: dict) -> dict:
     """On a worker: {"notebook": text of the executed chapter, "error": what it raised or '', "seconds", "values"}."""
     if wrong := difference(expected):
@@ -142,7 +114,7 @@ def run_point(name: str, source: NotebookNode, data: dict[str, str], expected: d
             Path(folder, file).write_text(text)
         out = Path(folder, f"{name}.ipynb")
         try:
-            execute(source, Path(folder), point, out)
+            book.execute(source, Path(folder), point, out=out)
         except Exception as raised:  # noqa: BLE001  whatever it is, it is this point's failure and no other's
             kind, text = getattr(raised, "ename", type(raised).__name__), getattr(raised, "evalue", raised)
             error = " ".join(f"{kind}: {text}".split())
@@ -290,7 +262,7 @@ def sweep(
     if not (root / "book" / f"{chapter}.md").is_file():
         raise ValueError(f"unknown chapter {chapter!r}: the book has {', '.join(book.chapters(root))}")
     source = book.read_source(root, chapter)
-    points, failed = product(grid, declared(chapter, source, grid)), {}
+    points, failed = product(grid, book.declared(chapter, source, grid)), {}
     pins = [line.partition("==")[0] for line in (root / "requirements.txt").read_text().splitlines() if "==" in line]
     expected = {name: present(name, root / "ibutils") for name in ("ibutils", "Python", *pins)}
     parts = [book.digest(root, chapter), [*expected.items()][1:]]

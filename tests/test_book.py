@@ -140,6 +140,17 @@ def test_other_pinned_versions_make_every_page_stale(mini):
     assert all(book.is_stale(mini, name) for name in book.chapters(mini))
 
 
+def test_other_versions_of_what_no_output_depends_on_make_nothing_stale(mini):
+    with (mini / "requirements.txt").open("a") as pins:
+        pins.write(f"{book.UNUSED}\npytest==9.2.0\n")
+    assert not any(book.is_stale(mini, name) for name in book.chapters(mini))
+    assert (ROOT / "requirements.txt").read_text().partition(f"\n{book.UNUSED}\n")[2].count("==") > 5
+
+
+def test_another_title_of_a_chapter_reruns_the_pages_that_show_it(mini):
+    assert rerun_by(mini, "book/01_first.md", "# First", "# Erste") == {"intro", "verdicts"}
+
+
 def test_another_data_file_changes_the_digest_of_the_page_that_names_it(mini):
     edit(mini / "book" / "01_first.md", "'first-claim'", "'first-claim', 'cost.json'")
     before = {name: book.digest(mini, name) for name in book.chapters(mini)}
@@ -276,18 +287,6 @@ def test_a_value_of_the_wrong_type_is_refused(kind, text):
 )
 def test_the_modules_behind_an_import_are_found(built, code, modules):
     assert book.modules_used(built / "ibutils", code).keys() == modules
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory):
-    """HTML of the real book, built from a copy with `jupyter-book build`."""
-    copy = tmp_path_factory.mktemp("site") / "copy"
-    shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns("_build", ".*", "*.egg-info"))
-    build = [Path(sys.executable).with_name("jupyter-book"), "build", ".", "-W", "-n", "--keep-going"]
-    result = subprocess.run(build, cwd=copy, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-    assert "WARNING" not in result.stderr
-    return copy / "_build" / "html"
 
 
 def test_the_real_book_builds_without_a_warning_and_has_every_page(site):
